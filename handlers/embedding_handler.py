@@ -1,0 +1,199 @@
+"""Text embeddings under TorchServe: initialize, preprocess, inference, postprocess.
+
+Dialects: plain text, {"inputs": …}, OpenAI embeddings at /predictions/<model>/<version>/v1/embeddings, and the same
+bodies posted to /invocations. A request that is wrong gets its own 4xx; the others in the batch never notice.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from servekit.batching import count_admitted, padding_waste, plan_groups
+from servekit.cpus import usable_cpus
+from servekit.embedding_requests import (
+    OPENAI_MODELS,
+    EmbeddingRequest,
+    Vectors,
+    parse_request,
+    render_models,
+    render_reply,
+)
+from servekit.encoders import load_encoder
+from servekit.encoders.module import encoder_spec
+from servekit.errors import RequestError
+from servekit.log import log, quiet_worker
+from servekit.metrics import BATCH_FILL, FORWARD, PADDING, REFUSED, TEXTS, TOKENIZE, TRUNCATED, Recorder
+from servekit.settings import EmbeddingSettings
+from servekit.tokenizer import TextTokenizer, TokenRow
+from servekit.wire import Headers, Row, read_body, send, send_error, url_path
+
+DEFAULT_RESPONSE_TIMEOUT_S = 120
+# TorchServe kills a worker at responseTimeout; requests that would not be done by then are turned away before.
+USABLE_SHARE_OF_TIMEOUT = 0.5
+
+
+class EmbeddingHandler:
+    """One worker's encoder. TorchServe makes one instance and calls initialize once, then handle for each batch."""
+
+    def initialize(self, context: Any) -> None:
+        """Load tokenizer and encoder, run every warm-up shape, measure the encoder's speed."""
+        quiet_worker()
+        config = context.model_yaml_config
+        model_dir = Path(context.system_properties["model_dir"])
+        self.name = context.model_name
+        self.settings = EmbeddingSettings.model_validate(config.get("handler", {}))
+        self.batch_size = context.system_properties["batch_size"] or 1
+
+        workers = config.get("maxWorkers", config.get("minWorkers", 1))
+        auto_threads = max(1, usable_cpus() // workers)
+        torch.set_num_threads(auto_threads if self.settings.threads == "auto" else self.settings.threads)
+
+        started = time.perf_counter()
+        spec = encoder_spec(self.name, model_dir / "model", self.settings)
+        self.tokenizer = TextTokenizer(spec.model_dir, spec.max_length, spec.trust_remote_code)
+        self.encoder = load_encoder(spec, self.settings.compile, model_dir / "artefacts")
+        loaded = time.perf_counter()
+        tokens_per_s = self._warm_up(spec.max_length)
+        timeout_s = config.get("responseTimeout", DEFAULT_RESPONSE_TIMEOUT_S)
+        self.token_budget = tokens_per_s * timeout_s * USABLE_SHARE_OF_TIMEOUT
+        self.metrics = Recorder(context.metrics, self.name)
+        log.info(
+            "%s: %s encoder, %d threads, loaded in %.2f s, warmed in %.2f s, %.0f tokens/s",
+            self.name,
+            self.encoder.mode,
+            torch.get_num_threads(),
+            loaded - started,
+            time.perf_counter() - loaded,
+            tokens_per_s,
+        )
+
+    def handle(self, data: list[Row], context: Any) -> list[bytes]:
+        """Answer one batch: data holds a row a request, the reply a body a request, in the same order."""
+        replies: list[bytes] = [b""] * len(data)
+        requests = self.preprocess(data, context, replies)
+        rows = self.tokenize(requests, context, replies)
+        vectors = self.inference([row for request_rows in rows.values() for row in request_rows])
+        self.postprocess(requests, rows, vectors, context, replies)
+        self.metrics.observe(BATCH_FILL, len(data) / self.batch_size)
+        return replies
+
+    def preprocess(self, data: list[Row], context: Any, replies: list[bytes]) -> dict[int, EmbeddingRequest]:
+        """Parse every row; the replies of wrong ones are written here. Returns the others by their place in data."""
+        requests: dict[int, EmbeddingRequest] = {}
+        for index, row in enumerate(data):
+            headers: Headers = context.get_all_request_header(index)
+            path = url_path(headers)
+            if path == OPENAI_MODELS:
+                replies[index] = send(context, index, render_models(self.name))
+                continue
+            try:
+                body = read_body(row, headers, self.settings.max_request_bytes)
+                requests[index] = self._checked(parse_request(body, path, self.name, self.dimension))
+            except RequestError as error:
+                replies[index] = self._refuse(context, index, error)
+        return requests
+
+    def tokenize(
+        self, requests: dict[int, EmbeddingRequest], context: Any, replies: list[bytes]
+    ) -> dict[int, list[TokenRow]]:
+        """Token ids of every text; requests that are too long, or too many for the time there is, leave here."""
+        started = time.perf_counter()
+        flat = iter(self.tokenizer([text for request in requests.values() for text in request.texts]))
+        rows = {index: [next(flat) for _ in request.texts] for index, request in requests.items()}
+        self.metrics.observe(TOKENIZE, time.perf_counter() - started)
+
+        for index in [i for i, request in requests.items() if not request.truncate]:
+            too_long = [place for place, row in enumerate(rows[index]) if row.truncated]
+            if too_long:
+                message = f"text {too_long[0]} is longer than the model's {self.max_length} tokens"
+                replies[index] = self._refuse(context, index, RequestError(413, "text_too_long", message))
+                del rows[index]
+
+        costs = [sum(len(row.ids) for row in request_rows) for request_rows in rows.values()]
+        for index in list(rows)[count_admitted(costs, self.token_budget) :]:
+            busy = RequestError(429, "overloaded", "too much work queued before this request; try again", kind="overloaded")
+            context.set_response_header(index, "Retry-After", "1")
+            replies[index] = self._refuse(context, index, busy)
+            del rows[index]
+        return rows
+
+    def inference(self, rows: list[TokenRow]) -> Vectors:
+        """Vectors of all rows, [rows, D] float32, in forward passes of rows of similar length."""
+        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
+        if not rows:
+            return vectors
+        started = time.perf_counter()
+        lengths = [len(row.ids) for row in rows]
+        shapes = []
+        for group in plan_groups(lengths, self.settings.max_batch_texts, self.settings.max_padding):
+            shape = self.encoder.padded_shape(len(group), lengths[group[0]])
+            shapes.append(shape)
+            vectors[group] = self._forward([rows[index].ids for index in group], shape)
+        self.metrics.observe(FORWARD, time.perf_counter() - started)
+        self.metrics.observe(PADDING, padding_waste(lengths, shapes))
+        return vectors
+
+    def postprocess(
+        self,
+        requests: dict[int, EmbeddingRequest],
+        rows: dict[int, list[TokenRow]],
+        vectors: Vectors,
+        context: Any,
+        replies: list[bytes],
+    ) -> None:
+        """Write the reply of every request that has rows."""
+        start = 0
+        for index, request_rows in rows.items():
+            end = start + len(request_rows)
+            tokens = sum(len(row.ids) for row in request_rows)
+            replies[index] = send(context, index, render_reply(requests[index], vectors[start:end], tokens))
+            start = end
+        if start:
+            self.metrics.observe(TEXTS, start)
+        truncated = sum(row.truncated for request_rows in rows.values() for row in request_rows)
+        if truncated:
+            self.metrics.observe(TRUNCATED, truncated)
+
+    def _warm_up(self, max_length: int) -> float:
+        """Run the warm-up shapes, then once more the largest, timed. Returns tokens/s at that shape."""
+        warmup = self.settings.warmup
+        lengths = sorted({min(length, max_length) for length in warmup.lengths})
+        wanted = [(batch, length) for batch in sorted(set(warmup.batch_sizes)) for length in lengths]
+        self.max_length = max_length
+        self.dimension = 0
+        shapes = self.encoder.warmup_shapes(wanted)
+        for rows, columns in shapes:
+            started = time.perf_counter()
+            self.dimension = self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns)).shape[1]
+            log.info("%s: warm-up %d × %d tokens, %.0f ms", self.name, rows, columns, 1e3 * (time.perf_counter() - started))
+        rows, columns = max(shapes)
+        started = time.perf_counter()
+        self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns))
+        return rows * columns / (time.perf_counter() - started)
+
+    def _forward(self, ids: list[list[int]], shape: tuple[int, int]) -> Vectors:
+        """One forward pass, padded to shape. Returns [len(ids), D]."""
+        input_ids = np.full(shape, self.tokenizer.pad_id, dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        # Rows that only fill a bucket attend to one token: a row of nothing but masked tokens is NaN in softmax.
+        attention_mask[len(ids) :, 0] = 1
+        for place, row in enumerate(ids):
+            input_ids[place, : len(row)] = row
+            attention_mask[place, : len(row)] = 1
+        vectors = self.encoder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
+        return np.asarray(vectors[: len(ids)].numpy())
+
+    def _checked(self, request: EmbeddingRequest) -> EmbeddingRequest:
+        limit = self.settings.max_texts_per_request
+        if len(request.texts) > limit:
+            raise RequestError(413, "too_many_texts", f"{len(request.texts)} texts in one request, the limit is {limit}")
+        return request
+
+    def _refuse(self, context: Any, index: int, error: RequestError) -> bytes:
+        self.metrics.observe(REFUSED, 1)
+        return send_error(context, index, error)

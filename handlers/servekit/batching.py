@@ -1,0 +1,52 @@
+"""Which texts share a forward pass, and how many requests fit the time there is. Pure functions, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def plan_groups(lengths: Sequence[int], max_batch: int, max_padding: float) -> list[list[int]]:
+    """Split texts into forward passes.
+
+    lengths: tokens of each text, ≥ 1. Returns groups of indices into lengths, longest text first; every index
+    stands in exactly one group, a group has at most max_batch members and pads at most max_padding of its
+    token slots (rows × longest row). Equal lengths keep their order, so the same batch gives the same groups.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[index]
+        group = groups[-1] if groups else None
+        if group is not None and len(group) < max_batch:
+            slots = lengths[group[0]] * (len(group) + 1)
+            if slots - (tokens + length) <= max_padding * slots:
+                group.append(index)
+                tokens += length
+                continue
+        groups.append([index])
+        tokens = length
+    return groups
+
+
+def padding_waste(lengths: Sequence[int], shapes: Sequence[tuple[int, int]]) -> float:
+    """Share of the token slots of shapes (rows, columns) that hold none of the tokens counted in lengths."""
+    slots = sum(rows * columns for rows, columns in shapes)
+    return 1.0 - sum(lengths) / slots if slots else 0.0
+
+
+def count_admitted(costs: Sequence[float], budget: float) -> int:
+    """How many requests, in order of arrival, fit budget together; the first one always does."""
+    total = 0.0
+    for count, cost in enumerate(costs):
+        total += cost
+        if total > budget and count > 0:
+            return count
+    return len(costs)
+
+
+def smallest_at_least(buckets: Sequence[int], value: int) -> int:
+    """The first of ascending buckets that is ≥ value. Raises ValueError when value is beyond the last."""
+    for bucket in buckets:
+        if bucket >= value:
+            return bucket
+    raise ValueError(f"{value} is beyond the last bucket, {buckets[-1]}")

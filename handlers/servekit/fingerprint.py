@@ -1,0 +1,52 @@
+"""What a compiled artefact was made from and for, so that it is never loaded where it would be wrong.
+
+Knows nothing of how artefacts are made or loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+# The features that choose Inductor's vector code or oneDNN's packed weight layout (oneDNN: dispatch by ISA).
+ISA_FEATURES = (
+    "avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8",
+    "amx_bf16", "neon", "bf16", "i8mm", "sve", "sve2",
+)  # fmt: skip
+CHUNK_BYTES = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def model_sha256(model_dir: Path) -> str:
+    """Hex sha256 over config.json and the weights: what an encoder computes depends on nothing else in the folder."""
+    digest = hashlib.sha256()
+    for path in [model_dir / "config.json", *sorted(model_dir.glob("*.safetensors"))]:
+        digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def machine() -> dict[str, str]:
+    """The torch build and the instruction set of this process: {"torch": "2.13.0", "isa": "x86_64 avx2 …"}."""
+    import torch
+
+    features: dict[str, Any] = torch.cpu.get_capabilities()
+    names = [name for name in ISA_FEATURES if features.get(name)]
+    return {"torch": torch.__version__.split("+")[0], "isa": " ".join([str(features["architecture"]), *names])}
+
+
+def difference(wanted: dict[str, str], found: dict[str, str]) -> str:
+    """Where two fingerprints differ, for a log line: `isa: built for …, here …`; empty when they agree."""
+    return "; ".join(
+        f"{key}: built for {found.get(key, 'nothing')}, here {wanted[key]}"
+        for key in wanted
+        if wanted[key] != found.get(key)
+    )
