@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from servekit import fingerprint
-
 from model_configs import HANDLERS_DIR, ROOT
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig, Assets
+from servekit import fingerprint
 
 # What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
@@ -56,7 +55,7 @@ def model_files(folder: Path, *, with_code: bool) -> list[Path]:
 
 
 def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
-    """The folder with what the builder of this handler makes (golden.json, compiled artefact), built once for each input.
+    """The folder with what this handler's builder makes (golden.json, compiled artefact), built once for each input.
 
     cache: where such folders are kept; the key is everything that the outcome depends on. Takes about 35 s the first
     time with compile.mode aot, nothing after that. Raises Failed with the builder's own words.
@@ -146,5 +145,7 @@ def _checked(folder: Path, assets: Assets) -> Path:
         path = folder / name
         found = fingerprint.file_sha256(path) if path.exists() else "no such file"
         if found != wanted:
-            raise KitError(f"{path}: sha256 is {found}, the YAML says {wanted}", "get the weights again, or correct the YAML")
+            raise KitError(
+                f"{path}: sha256 is {found}, the YAML says {wanted}", "get the weights again, or correct the YAML"
+            )
     return folder

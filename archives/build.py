@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from servekit import fingerprint
-
 from archives import STORE, assets
 from model_configs import HANDLERS_DIR
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
+from servekit import fingerprint
 
 CONFIG_FILE = "model-config.yaml"
 MANIFEST_FILE = "MAR-INF/MANIFEST.json"
@@ -43,9 +42,12 @@ SUFFIXES = {"mar": ".mar", "no-archive": "", "tgz": ".tar.gz"}
 # TorchServe's own folder stands before the archive on a worker's sys.path (EnvironmentUtils.java), so these names
 # would be its modules, not ours.
 TORCHSERVE_NAMES = frozenset(
-    "utils metrics context service launcher protocol handler_utils version arg_parser model_loader torch_handler "
-    "tests async_service model_server model_service model_service_worker configs llm_launcher".split()
-)
+    {
+        "arg_parser", "async_service", "configs", "context", "handler_utils", "launcher", "llm_launcher", "metrics",
+        "model_loader", "model_server", "model_service", "model_service_worker", "protocol", "service", "tests",
+        "torch_handler", "utils", "version",
+    }
+)  # fmt: skip
 
 Entries = dict[str, Path | bytes]
 
@@ -63,7 +65,9 @@ class Archive:
     """False when it stood in the store already, unchanged."""
 
 
-def build(config: AnyModelConfig, store: Path = STORE, archive_format: str | None = None, *, force: bool = False) -> Archive:
+def build(
+    config: AnyModelConfig, store: Path = STORE, archive_format: str | None = None, *, force: bool = False
+) -> Archive:
     """Stage and package a model into store, unless what is there came from the same inputs. Raises KitError, Failed."""
     weights = assets.find_weights(config)
     prepared = assets.prepare(config, weights, store / ".prepared")
@@ -103,7 +107,7 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
 
 
 def checked_entries(pairs: Iterable[tuple[str, Path | bytes]]) -> Entries:
-    """The pairs as a dict. Raises KitError for duplicates and for names that would hide a module or be hidden by one."""
+    """The pairs as a dict. Raises KitError for duplicates and for names that hide a module or are hidden by one."""
     entries: Entries = {}
     for name, content in pairs:
         if name in entries:
@@ -176,7 +180,7 @@ def write_mar(entries: Entries, target: Path) -> None:
 
 
 def write_folder(entries: Entries, target: Path) -> None:
-    """The no-archive form, which is also what SageMaker takes as uncompressed model data. Large files are hard links."""
+    """The no-archive form, also what SageMaker takes as uncompressed model data. Large files are hard links."""
     for name in sorted(entries):
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +192,7 @@ def write_folder(entries: Entries, target: Path) -> None:
 
 
 def write_tgz(entries: Entries, target: Path) -> None:
-    """SageMaker's model.tar.gz, with one folder at its root as torch-model-archiver makes it. Weights stay undeflated."""
+    """SageMaker's model.tar.gz, one folder at its root as torch-model-archiver makes it; large weights undeflated."""
     root = target.name.removesuffix(".tar.gz")
     large = any(_size(content) > GIGABYTE for content in entries.values())
     with (

@@ -11,12 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from servekit.fingerprint import file_sha256
-from servekit.golden import GOLDEN_FILE, Golden
-
 from archives.build import ARTEFACTS_FOLDER, MANIFEST_FILE, read_entry, read_sums, unpack
 from archives.worker import Request, Worker, WorkerDied
 from model_configs.errors import Failed, KitError
+from servekit.fingerprint import file_sha256
+from servekit.golden import GOLDEN_FILE, Golden
 
 
 @dataclass(frozen=True)

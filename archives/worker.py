@@ -8,6 +8,7 @@ Knows nothing of archives: it is given an unpacked folder.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -180,10 +181,9 @@ class Worker:
         return bytes(data)
 
     def _wait_for_last_words(self) -> str:
-        try:
+        # It may have closed its socket and live on: what it has said so far is all there is.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            pass  # it closed its socket and lives on: what it has said so far is all there is
         return self._last_words()
 
     def _connected(self) -> socket.socket:

@@ -116,7 +116,9 @@ class EmbeddingHandler:
 
         costs = [sum(len(row.ids) for row in request_rows) for request_rows in rows.values()]
         for index in list(rows)[count_admitted(costs, self.token_budget) :]:
-            busy = RequestError(429, "overloaded", "too much work queued before this request; try again", kind="overloaded")
+            busy = RequestError(
+                429, "overloaded", "too much work queued before this request; try again", kind="overloaded"
+            )
             context.set_response_header(index, "Retry-After", "1")
             replies[index] = self._refuse(context, index, busy)
             del rows[index]
@@ -170,7 +172,9 @@ class EmbeddingHandler:
         for rows, columns in shapes:
             started = time.perf_counter()
             self.dimension = self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns)).shape[1]
-            log.info("%s: warm-up %d × %d tokens, %.0f ms", self.name, rows, columns, 1e3 * (time.perf_counter() - started))
+            log.info(
+                "%s: warm-up %d × %d tokens, %.0f ms", self.name, rows, columns, 1e3 * (time.perf_counter() - started)
+            )
         rows, columns = max(shapes)
         started = time.perf_counter()
         self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns))
@@ -191,7 +195,9 @@ class EmbeddingHandler:
     def _checked(self, request: EmbeddingRequest) -> EmbeddingRequest:
         limit = self.settings.max_texts_per_request
         if len(request.texts) > limit:
-            raise RequestError(413, "too_many_texts", f"{len(request.texts)} texts in one request, the limit is {limit}")
+            raise RequestError(
+                413, "too_many_texts", f"{len(request.texts)} texts in one request, the limit is {limit}"
+            )
         return request
 
     def _refuse(self, context: Any, index: int, error: RequestError) -> bytes:

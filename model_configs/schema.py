@@ -11,11 +11,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
-from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings
-from servekit.strict import Strict, closest, problems
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
+from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings
+from servekit.strict import Strict, closest, problems
 
 SCHEMA_FILE = CONFIGS_DIR / "schema.json"
 SECONDS_PER_COMPILED_SHAPE = 15
@@ -41,7 +41,7 @@ class Assets(Strict):
     """A Hugging Face hub repository, fetched when no local folder is there."""
     revision: str = "main"
     """The hub revision; a commit hash makes the archive reproducible."""
-    sha256: dict[str, Sha256] = {}
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
     """Files that must have these sums."""
 
     @model_validator(mode="after")
@@ -193,9 +193,11 @@ class _NoDuplicates(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -214,7 +216,9 @@ def load_model(name: str, folder: Path = CONFIGS_DIR) -> AnyModelConfig:
         raise KitError(f"no model named {name!r}: {_short(path)} does not exist", advice)
     config = load_file(path)
     if config.model.name != name:
-        raise KitError(f"{_short(path)}: model.name: {config.model.name!r} is not the file's name, {name!r}", "rename one")
+        raise KitError(
+            f"{_short(path)}: model.name: {config.model.name!r} is not the file's name, {name!r}", "rename one"
+        )
     return config
 
 
@@ -270,8 +274,8 @@ def advice(config: AnyModelConfig) -> list[str]:
 
 def json_schema() -> str:
     """The JSON Schema of a model's YAML, for editors."""
-    any_settings = Union[tuple(HANDLER_SETTINGS.values())]  # noqa: UP007 - built at run time
-    schema = ModelConfig[any_settings].model_json_schema()  # type: ignore[valid-type]
+    any_settings: Any = Union[tuple(HANDLER_SETTINGS.values())]  # noqa: UP007 - built at run time
+    schema = ModelConfig[any_settings].model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 

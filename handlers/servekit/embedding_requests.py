@@ -63,7 +63,9 @@ def parse_request(body: Body, path: str, model_name: str, dimension: int) -> Emb
     elif path == "":
         request = _parse_inputs(body)
     else:
-        raise RequestError(404, "unknown_path", f"no such path: {path!r}; there are {OPENAI_EMBEDDINGS} and none at all")
+        raise RequestError(
+            404, "unknown_path", f"no such path: {path!r}; there are {OPENAI_EMBEDDINGS} and none at all"
+        )
     if not request.texts:
         raise RequestError(422, "empty_input", "there is no text in the request")
     for index, text in enumerate(request.texts):
@@ -90,7 +92,8 @@ def _parse_openai(body: Body, model_name: str, dimension: int) -> EmbeddingReque
         raise RequestError(
             422,
             "token_ids",
-            "input: token ids are not accepted, send text (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+            "input: token ids are not accepted, send text "
+            "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
         )
     parsed = _validate(OpenAIBody, body.content)
     if parsed.model != model_name:

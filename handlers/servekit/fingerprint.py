@@ -6,6 +6,7 @@ Knows nothing of how artefacts are made or loaded.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def machine() -> dict[str, str]:
     """The torch build and the instruction set of this process: {"torch": "2.13.0", "isa": "x86_64 avx2 …"}."""
     import torch
 
-    features: dict[str, Any] = torch.cpu.get_capabilities()
+    features: Mapping[str, Any] = torch.cpu.get_capabilities()
     names = [name for name in ISA_FEATURES if features.get(name)]
     return {"torch": torch.__version__.split("+")[0], "isa": " ".join([str(features["architecture"]), *names])}
 

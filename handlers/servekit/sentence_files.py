@@ -44,8 +44,11 @@ def read_sentence_files(folder: Path) -> SentenceFiles:
     default_prompt = prompts.get("default_prompt_name")
     return SentenceFiles(
         pooling=next(
-            (_pooling(folder / module["path"] / "config.json")
-             for module, kind in zip(modules, kinds, strict=True) if kind == "Pooling"),
+            (
+                _pooling(folder / module["path"] / "config.json")
+                for module, kind in zip(modules, kinds, strict=True)
+                if kind == "Pooling"
+            ),
             "mean",
         ),
         normalize="Normalize" in kinds,

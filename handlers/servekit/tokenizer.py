@@ -23,9 +23,7 @@ class TextTokenizer:
     def __init__(self, model_dir: Path, max_length: int, trust_remote_code: bool = False) -> None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            model_dir, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code, local_files_only=True)
         if not tokenizer.is_fast:
             raise UnsupportedModel(f"{model_dir}: its tokenizer has no fast (tokenizers) form")
         files = read_sentence_files(model_dir)

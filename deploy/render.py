@@ -1,0 +1,141 @@
+"""TorchServe's three configuration files, from options: pure functions to text.
+
+Defaults are safe and quiet: loopback only, tokens on, model API off, only archives of our store, one log line a
+request, Prometheus metrics. Knows nothing of processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from servekit.metrics import LABELS, MODEL_METRICS
+
+TEMPLATES = Path(__file__).parent / "templates"
+LOOPBACK = "127.0.0.1"
+TOKEN_LIFE_MIN = 60 * 24 * 365
+"""Tokens are made anew at every start; TorchServe's 60 minutes would end a service that nobody rotates them for."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TorchServe's five listeners, all told by the first."""
+
+    inference: int = 8080
+
+    @property
+    def management(self) -> int:
+        return self.inference + 1
+
+    @property
+    def metrics(self) -> int:
+        return self.inference + 2
+
+    @property
+    def grpc_inference(self) -> int:
+        """Always opened by TorchServe, wanted or not; 7070 when inference is 8080."""
+        return self.inference - 1010
+
+    @property
+    def grpc_management(self) -> int:
+        return self.inference - 1009
+
+    def all(self) -> list[int]:
+        """Every port that must be free."""
+        return [self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a user may choose about a local server."""
+
+    store: Path
+    ports: Ports = Ports()
+    auth: bool = True
+    token_life_min: int = TOKEN_LIFE_MIN
+
+
+def config_properties(options: ServerOptions, folder: Path) -> str:
+    """config.properties; folder: where log4j2.xml and metrics.yaml stand."""
+    ports = options.ports
+    properties: dict[str, object] = {
+        "inference_address": f"http://{LOOPBACK}:{ports.inference}",
+        "management_address": f"http://{LOOPBACK}:{ports.management}",
+        "metrics_address": f"http://{LOOPBACK}:{ports.metrics}",
+        "grpc_inference_address": LOOPBACK,
+        "grpc_inference_port": ports.grpc_inference,
+        "grpc_management_address": LOOPBACK,
+        "grpc_management_port": ports.grpc_management,
+        "model_store": options.store,
+        "allowed_urls": f"file://{options.store}/.*",
+        "enable_model_api": False,
+        "disable_token_authorization": not options.auth,
+        "token_expiration_min": options.token_life_min,
+        "install_py_dep_per_model": False,
+        "enable_envvars_config": False,
+        # Bodies reach the handler as the client sent them; else a worker guesses, and logs a traceback for bad JSON.
+        "decode_input_request": False,
+        "default_workers_per_model": 1,
+        "enable_metrics_api": True,
+        "metrics_mode": "prometheus",
+        "metrics_config": folder / "metrics.yaml",
+        # A Python process started every minute to read /proc; a node exporter does that without one.
+        "disable_system_metrics": True,
+        "vmargs": f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'} -XX:+ExitOnOutOfMemoryError",
+    }
+    return "".join(f"{key}={_property(value)}\n" for key, value in properties.items())
+
+
+def log4j2_xml(log_dir: Path) -> str:
+    """log4j2.xml that writes access.jsonl into log_dir."""
+    return (TEMPLATES / "log4j2.xml").read_text().replace("@log_dir@", str(log_dir))
+
+
+def metrics_yaml() -> str:
+    """metrics.yaml: TorchServe's own metrics, the queue's as a histogram, and those of servekit."""
+    labels = list(LABELS)
+    server = ["Level", "Hostname"]
+    model = ["model_name", "model_version", "hostname"]
+    document: dict[str, Any] = {
+        "dimensions": sorted({*labels, *server, *model, "WorkerName"}),
+        "ts_metrics": {
+            "counter": [
+                *(_metric(name, "Count", server) for name in ("Requests2XX", "Requests4XX", "Requests5XX")),
+                _metric("ts_inference_requests_total", "Count", model),
+                _metric("ts_inference_latency_microseconds", "Microseconds", model),
+                _metric("ts_queue_latency_microseconds", "Microseconds", model),
+            ],
+            "gauge": [_metric("WorkerLoadTime", "Milliseconds", ["WorkerName", *server])],
+            # The client's buckets end at 10 ms here; beyond that the sum and the count still tell the mean.
+            "histogram": [
+                _metric("QueueTime", "Milliseconds", server),
+                _metric("WorkerThreadTime", "Milliseconds", server),
+            ],
+        },
+        "model_metrics": {
+            kind: [_metric(m.name, m.unit, labels) for m in MODEL_METRICS if m.kind == kind]
+            for kind in ("counter", "histogram")
+        },
+    }
+    document["model_metrics"]["gauge"] = [_metric(name, "ms", labels) for name in ("HandlerTime", "PredictionTime")]
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def write(options: ServerOptions, folder: Path) -> None:
+    """Write the three files, and make the folder for logs."""
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    (folder / "config.properties").write_text(config_properties(options, folder))
+    (folder / "log4j2.xml").write_text(log4j2_xml(logs))
+    (folder / "metrics.yaml").write_text(metrics_yaml())
+
+
+def _property(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _metric(name: str, unit: str, dimensions: list[str]) -> dict[str, Any]:
+    return {"name": name, "unit": unit, "dimensions": list(dimensions)}

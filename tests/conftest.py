@@ -1,0 +1,38 @@
+"""What several tests share: the real MiniLM, and a tiny random model in the same folder layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test imports transformers: nothing here may reach for the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from archives import assets, build
+from archives.build import Archive
+from model_configs.schema import AnyModelConfig, load_model
+from tests.fakes.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def minilm() -> AnyModelConfig:
+    return load_model("minilm")
+
+
+@pytest.fixture(scope="session")
+def minilm_weights(minilm: AnyModelConfig) -> Path:
+    return assets.find_weights(minilm)
+
+
+@pytest.fixture(scope="session")
+def minilm_archive(minilm: AnyModelConfig) -> Archive:
+    """The .mar in the project's own store, so that one compilation serves all tests."""
+    return build.build(minilm)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
