@@ -209,6 +209,15 @@ def probe(
     _report_readiness(servers, name, json_file)
 
 
+@app.command()
+def token(port: Annotated[int | None, typer.Option(help="The server on this port, if several run.")] = None) -> None:
+    """Print the inference token of the server that runs here."""
+    found = [server for server in local.servers() if port in (None, server.port)]
+    if not found:
+        raise KitError("no server runs here", "kit.py serve MODEL")
+    out.print(found[0].token("inference") or "")
+
+
 def report(rows: list[dict[str, Any]], document: dict[str, Any], json_file: Path | None) -> None:
     """A table for people, then one JSON document as the last line; to json_file too if there is one."""
     if rows:

@@ -61,7 +61,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     time with compile.mode aot, nothing after that. Raises Failed with the builder's own words.
     """
     program, sources = BUILDERS[config.model.handler]
-    settings = config.handler.model_dump_json()
+    settings = config.handler.model_dump_json(exclude_unset=True)
     parts = [program, settings, json.dumps(fingerprint.machine(), sort_keys=True)]
     parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, with_code=True)]
     parts += [

@@ -21,7 +21,6 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from archives import STORE, assets
 from model_configs import HANDLERS_DIR
@@ -152,7 +151,7 @@ def manifest(config: AnyModelConfig) -> str:
 
 def package(entries: Entries, sums: Mapping[str, str], target: Path, archive_format: str) -> str:
     """Write the archive next to target and put it in place in one step. Returns its sha256."""
-    entries = {**entries, SUMS_FILE: (json.dumps({"sha256": dict(sums)}, indent=2) + "\n").encode()}
+    entries = {**entries, SUMS_FILE: (json.dumps({"sha256": dict(sums)}, indent=2, sort_keys=True) + "\n").encode()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".packaging-") as folder:
         draft = Path(folder) / target.name
@@ -207,10 +206,9 @@ def write_tgz(entries: Entries, target: Path) -> None:
                 archive.addfile(info, source)
 
 
-def read_sums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of an unpacked archive, as recorded when it was built."""
-    content: dict[str, Any] = json.loads((folder / SUMS_FILE).read_text())
-    return dict(content["sha256"])
+def read_sums(archive: Path) -> dict[str, str]:
+    """The sha256 of every file of an archive in any format, or unpacked, as recorded when it was built."""
+    return dict(json.loads(read_entry(archive, SUMS_FILE))["sha256"])
 
 
 def read_entry(archive: Path, name: str) -> bytes:

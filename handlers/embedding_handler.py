@@ -165,7 +165,8 @@ class EmbeddingHandler:
         """Run the warm-up shapes, then once more the largest, timed. Returns tokens/s at that shape."""
         warmup = self.settings.warmup
         lengths = sorted({min(length, max_length) for length in warmup.lengths})
-        wanted = [(batch, length) for batch in sorted(set(warmup.batch_sizes)) for length in lengths]
+        batches = sorted({min(batch, self.settings.max_batch_texts) for batch in warmup.batch_sizes})
+        wanted = [(batch, length) for batch in batches for length in lengths]
         self.max_length = max_length
         self.dimension = 0
         shapes = self.encoder.warmup_shapes(wanted)

@@ -178,7 +178,7 @@ class ModelConfig(Strict, Generic[Settings]):
     def model_config_yaml(self) -> str:
         """The archive's model-config.yaml: TorchServe's keys, `handler` and `micro_batching`, nothing else."""
         keys: dict[str, Any] = self.torchserve.model_dump(exclude_none=True)
-        keys["handler"] = self.handler.model_dump(mode="json")
+        keys["handler"] = self.handler.model_dump(mode="json", exclude_unset=True)
         if self.micro_batching:
             keys["micro_batching"] = self.micro_batching.model_dump(mode="json")
         return yaml.safe_dump(keys, sort_keys=False)
@@ -247,7 +247,7 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
     serving, settings, wrong = config.torchserve, config.handler, []
     if isinstance(settings, EmbeddingSettings):
         largest = max(settings.warmup.batch_sizes)
-        if largest > serving.batchSize:
+        if largest > serving.batchSize and "batch_sizes" in settings.warmup.model_fields_set:
             wrong.append(f"handler.warmup.batch_sizes: {largest} is more than torchserve.batchSize={serving.batchSize}")
         if settings.compile.mode == "jit":
             shapes = (len(settings.compile.batch_buckets) + 1) * (len(settings.compile.length_buckets) + 1)

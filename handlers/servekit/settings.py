@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from servekit.strict import Strict
 
 PositiveInt = Annotated[int, Field(ge=1)]
-Buckets = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Buckets = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 
 
 class CompileSettings(Strict):
@@ -64,13 +64,12 @@ class EmbeddingSettings(Strict):
 
     @model_validator(mode="after")
     def _buckets_fit(self) -> EmbeddingSettings:
-        for name, buckets in (
-            ("compile.batch_buckets", self.compile.batch_buckets),
-            ("warmup.batch_sizes", self.warmup.batch_sizes),
-        ):
-            too_large = [size for size in buckets if size > self.max_batch_texts]
-            if too_large:
-                raise ValueError(f"{name}: {too_large[0]} is more than max_batch_texts={self.max_batch_texts}")
+        for section, key in (("compile", "batch_buckets"), ("warmup", "batch_sizes")):
+            chosen: Strict = getattr(self, section)
+            if key in chosen.model_fields_set:  # defaults are cut to fit where they are used
+                largest = max(getattr(chosen, key))
+                if largest > self.max_batch_texts:
+                    raise ValueError(f"{section}.{key}: {largest} is more than max_batch_texts={self.max_batch_texts}")
         return self
 
 

@@ -36,7 +36,12 @@ def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean"
     _write(
         folder / "modules.json",
         [
-            {"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{m}", "type": f"sentence_transformers.models.{m}"}
+            {
+                "idx": i,
+                "name": str(i),
+                "path": "" if i == 0 else f"{i}_{m}",
+                "type": f"sentence_transformers.models.{m}",
+            }
             for i, m in enumerate(modules)
         ],
     )

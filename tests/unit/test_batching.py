@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from servekit.batching import count_admitted, padding_waste, plan_groups, smallest_at_least
 
 LENGTHS = st.lists(st.integers(1, 512), max_size=200)

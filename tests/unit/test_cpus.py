@@ -3,12 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from servekit.cpus import usable_cpus
 
 
 @pytest.mark.parametrize(
     ("cpu_max", "affinity", "expected"),
-    [("max 100000", 8, 8), ("200000 100000", 8, 2), ("150000 100000", 8, 2), ("50000 100000", 8, 1), ("900000 100000", 4, 4)],
+    [
+        ("max 100000", 8, 8),
+        ("200000 100000", 8, 2),
+        ("150000 100000", 8, 2),
+        ("50000 100000", 8, 1),
+        ("900000 100000", 4, 4),
+    ],
 )
 def test_cgroup_v2_quota_cuts_affinity(tmp_path: Path, cpu_max: str, affinity: int, expected: int) -> None:
     (tmp_path / "cpu.max").write_text(cpu_max + "\n")

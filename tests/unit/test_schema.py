@@ -50,7 +50,10 @@ def test_every_yaml_of_the_kit_is_valid(name: str) -> None:
         ({"handler.compile.modes": "aot"}, r"handler.compile.modes: unknown key; did you mean 'mode'\?"),
         ({"loadtest.slo.e2e_sched": {}}, r"loadtest.slo.e2e_sched: unknown key; did you mean 'e2e_sched_ms'\?"),
         ({"qqq": 1}, r"qqq: unknown key; known keys: deploy, handler, loadtest"),
-        ({"handler.compile.mode": "ahead"}, r"handler.compile.mode: Input should be 'aot', 'jit' or 'eager', got 'ahead'"),
+        (
+            {"handler.compile.mode": "ahead"},
+            r"handler.compile.mode: Input should be 'aot', 'jit' or 'eager', got 'ahead'",
+        ),
         ({"model.version": 1.0}, r"model.version: Input should be a valid string, got 1.0"),
         ({"torchserve.batchSize": "32"}, r"torchserve.batchSize: Input should be a valid integer, got '32'"),
         ({"torchserve.startupTimeout": 0}, r"torchserve.startupTimeout: .*greater than or equal to 1, got 0"),

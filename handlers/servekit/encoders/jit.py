@@ -35,7 +35,7 @@ class JitEncoder:
     mode = "jit"
 
     def __init__(self, spec: EncoderSpec, settings: CompileSettings) -> None:
-        self._batches = sorted({*settings.batch_buckets, spec.max_batch})
+        self._batches = sorted({*(n for n in settings.batch_buckets if n < spec.max_batch), spec.max_batch})
         self._lengths = sorted({*(n for n in settings.length_buckets if n < spec.max_length), spec.max_length})
         # Beyond the limit, 8 by default, Dynamo falls back to eager without a word.
         torch._dynamo.config.recompile_limit = len(self._batches) * len(self._lengths) + 1

@@ -91,7 +91,6 @@ def load_module(spec: EncoderSpec) -> PooledEncoder:
         spec.model_dir,
         use_safetensors=True,
         trust_remote_code=spec.trust_remote_code,
-        attn_implementation="sdpa",
         local_files_only=True,
     )
     # .float() rather than an argument: transformers 4 calls it torch_dtype, transformers 5 dtype.

@@ -1,0 +1,49 @@
+"""A real TorchServe, started by the real command line, for all tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import local
+from model_configs import ROOT
+
+PORT = 18080
+
+
+def kit(*arguments: str, timeout_s: float = 300, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run kit.py as a user does."""
+    command = [sys.executable, "kit.py", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+class Started:
+    """A running server and what `serve --detach` printed."""
+
+    def __init__(self, server: local.Server, output: str) -> None:
+        self.server = server
+        self.output = output
+        self.document = json.loads(output.splitlines()[-1])
+        self.url = f"http://127.0.0.1:{server.port}"
+        self.token = server.token("inference")
+        self.headers = {"Authorization": f"Bearer {self.token}"}
+
+    def worker_pids(self) -> list[int]:
+        reply = self.server.management().get("/models/minilm")
+        return [worker["pid"] for worker in json.loads(reply.body)[0]["workers"]]
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Started]:
+    result = kit("serve", "minilm", "--detach", "--port", str(PORT))
+    assert result.returncode == 0, result.stdout + result.stderr
+    try:
+        (server,) = [server for server in local.servers() if server.port == PORT]
+        yield Started(server, result.stdout)
+    finally:
+        kit("stop", "--port", str(PORT))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archives import assets
+from model_configs import ROOT
+from model_configs.errors import KitError
+from model_configs.schema import AnyModelConfig, Assets, load_model
+from tests.fakes.tiny_model import make_tiny_model
+
+
+def config_with(base: AnyModelConfig, **source: Any) -> AnyModelConfig:
+    model = base.model.model_copy(update={"assets": Assets(**source)})
+    return base.model_copy(update={"model": model})
+
+
+def test_a_package_that_is_not_installed_says_how_to_get_it(minilm: AnyModelConfig) -> None:
+    with pytest.raises(KitError, match="no-such-package, which carries the weights, is not installed") as caught:
+        assets.find_weights(config_with(minilm, package="no-such-package", package_folder="x"))
+    assert caught.value.hint == "pip install --no-deps no-such-package"
+
+
+def test_a_missing_folder_says_where_to_put_what(minilm: AnyModelConfig, tmp_path: Path) -> None:
+    with pytest.raises(KitError, match="is not a folder") as caught:
+        assets.find_weights(config_with(minilm, path=str(tmp_path / "none")))
+    assert "model.safetensors" in caught.value.hint
+
+
+def test_mpnet_without_weights_says_what_is_missing() -> None:
+    """models/all-mpnet-base-v2 is the user's to bring, and the hub cannot be reached here."""
+    config = load_model("all-mpnet-base-v2")
+    if (ROOT / "models" / "all-mpnet-base-v2").exists():
+        pytest.skip("models/all-mpnet-base-v2 is there")
+    with pytest.raises(KitError, match="models/all-mpnet-base-v2 is not a folder, and the hub gave no") as caught:
+        assets.find_weights(config)
+    assert "put its files into models/all-mpnet-base-v2" in caught.value.hint
+
+
+def test_a_folder_with_weights_is_taken(minilm: AnyModelConfig, tiny_model: Path) -> None:
+    assert assets.find_weights(config_with(minilm, path=str(tiny_model))) == tiny_model
+
+
+def test_pickled_weights_are_refused(minilm: AnyModelConfig, tmp_path: Path) -> None:
+    make_tiny_model(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(KitError, match="pickled weights are not loaded"):
+        assets.find_weights(config_with(minilm, path=str(tmp_path)))
+
+
+def test_wrong_sums_are_refused(minilm: AnyModelConfig, tiny_model: Path) -> None:
+    right = hashlib.sha256((tiny_model / "config.json").read_bytes()).hexdigest()
+    assert assets.find_weights(config_with(minilm, path=str(tiny_model), sha256={"config.json": right}))
+    with pytest.raises(KitError, match=f"sha256 is {right}, the YAML says {'0' * 64}"):
+        assets.find_weights(config_with(minilm, path=str(tiny_model), sha256={"config.json": "0" * 64}))
+    with pytest.raises(KitError, match="sha256 is no such file"):
+        assets.find_weights(config_with(minilm, path=str(tiny_model), sha256={"nothing": "0" * 64}))
+
+
+def test_code_travels_only_when_it_is_trusted(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path)
+    (tmp_path / "modeling.py").write_text("")
+    names = [path.name for path in assets.model_files(tmp_path, with_code=False)]
+    assert "modeling.py" not in names
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+    assert "modeling.py" in [path.name for path in assets.model_files(tmp_path, with_code=True)]

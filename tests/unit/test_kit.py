@@ -1,0 +1,82 @@
+"""The command line, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import kit
+from deploy import local
+from model_configs.schema import model_names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["serv"], "No such command 'serv'. Did you mean 'serve'?", "kit.py --help"),
+        (["archive"], "Missing argument 'MODEL'", "kit.py --help"),
+        (["archive", "minlm"], "no model named 'minlm'", "did you mean minilm?"),
+        (["archive", "minilm", "--format", "zip"], "--format zip is none of mar, no-archive, tgz", "kit.py archive"),
+        (["verify", "nothing"], "no model named 'nothing'", "there are: "),
+        (["serve", "minilm", "--port", "80"], "Invalid value for '--port'", "kit.py --help"),
+        (["probe", "minlm"], "no model named 'minlm'", "did you mean minilm?"),
+        (["check", "minlm"], "no model named 'minlm'", "did you mean minilm?"),
+    ],
+)
+def test_user_errors_are_two_lines_and_code_2(
+    arguments: list[str], error: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kit.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, second = captured.err.splitlines()
+    assert first.startswith(f"error: {error}")
+    assert second.startswith(f"hint: {hint}")
+
+
+def test_v_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kit.run(["-v", "archive", "minlm"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_models_and_check_end_with_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, key in (("models", "models"), ("check", "checked")):
+        file = tmp_path / f"{verb}.json"
+        assert kit.run([verb, "--json", str(file)]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        document = json.loads(last)
+        assert [row["model"] for row in document[key]] == model_names()
+        assert json.loads(file.read_text()) == document
+
+
+def test_probe_of_a_model_that_no_server_has(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "servers", lambda: [])
+    assert kit.run(["probe", "minilm"]) == 2
+    assert "hint: kit.py serve minilm" in capsys.readouterr().err
+    assert kit.run(["status"]) == 1
+    assert kit.run(["stop"]) == 0
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kit.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("models", "check", "archive", "verify", "serve", "stop", "status", "probe"):
+        assert f"  {verb} " in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (
+            {"time": "2026-01-01T10:00:00,1", "method": "GET", "path": "/ping", "status": 200, "ms": 3},
+            "10:00:00,1 200 GET /ping 3 ms",
+        ),
+        ({"time": "2026-01-01T10:00:00,1", "message": "odd"}, "10:00:00,1 odd"),
+    ],
+)
+def test_access_lines_are_readable(entry: dict[str, object], line: str) -> None:
+    assert kit._access_line(entry) == line
