@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,10 @@ def test_openai_client_curl_and_sentence_transformers_agree(started: Started, re
         check=True,
     )  # fmt: skip
     by_curl = json.loads(curl.stdout)
-    assert np.array_equal(np.float32(by_openai), np.float32(by_curl))
-    assert np.array_equal(np.float32([item.embedding for item in floats.data]), np.float32(by_curl))
+    assert np.array_equal(np.asarray(by_openai, dtype=np.float32), np.asarray(by_curl, dtype=np.float32))
+    assert np.array_equal(
+        np.asarray([item.embedding for item in floats.data], dtype=np.float32), np.asarray(by_curl, dtype=np.float32)
+    )
     assert cosines(by_curl, reference).min() >= 0.99999
     assert reply.usage.total_tokens == reply.usage.prompt_tokens > 4
 
@@ -102,7 +104,7 @@ RAW_BAD = [
 def test_a_worker_survives_every_bad_request(started: Started) -> None:
     """One after the other, then all at once with good ones among them."""
     pids = started.worker_pids()
-    bad = [(s, b or b"a=b", h) for s, code, (b, h) in BAD_REQUESTS if code != "text_too_long"]
+    bad = [(s, b"a=b" if b is None else b, h) for s, code, (b, h) in BAD_REQUESTS if code != "text_too_long"]
     bad.append(
         (413, json.dumps({"inputs": "fox " * 400, "truncate": False}).encode(), {"Content-Type": "application/json"})
     )
@@ -143,9 +145,6 @@ def test_nothing_listens_beyond_loopback(started: Started) -> None:
         c.laddr.ip for c in psutil.Process(started.server.pid).net_connections() if c.status == psutil.CONN_LISTEN
     }
     assert {address.removeprefix("::ffff:") for address in addresses} <= {"127.0.0.1", "::1"}
-    with socket.socket() as outside, pytest.raises(OSError):  # noqa: PT011 - refused or unreachable
-        outside.settimeout(2)
-        outside.connect((socket.gethostbyname(socket.gethostname()), started.server.port + 1))
 
 
 def test_tokens_are_asked_for(started: Started) -> None:
@@ -212,9 +211,8 @@ def test_a_worker_that_dies_is_seen_and_comes_back(started: Started) -> None:
     result = kit("probe", "minilm", "--port", str(started.server.port))
     assert result.returncode == 1
     assert "0 of 1 workers are READY" in json.loads(result.stdout.splitlines()[-1])["models"][0]["problem"]
-    for _ in range(30):
-        if kit("probe", "minilm", "--port", str(started.server.port)).returncode == 0:
-            break
-    else:
-        pytest.fail(f"no new worker:\n{(started.server.folder / LOG_FILE).read_text()}")
+    deadline = time.monotonic() + 60
+    while kit("probe", "minilm", "--port", str(started.server.port)).returncode != 0:
+        assert time.monotonic() < deadline, (started.server.folder / LOG_FILE).read_text()
+        time.sleep(0.5)
     assert started.worker_pids() != [pid]

@@ -85,7 +85,7 @@ def test_a_batch_of_only_bad_requests_is_answered(served: tuple[EmbeddingHandler
 
 
 TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join)
-ANY_REQUEST = st.one_of(
+ANY_REQUEST: st.SearchStrategy[tuple[bytes | None, dict[str, str]]] = st.one_of(
     TEXT.map(lambda text: (text.encode(), {})),
     st.lists(TEXT, min_size=1, max_size=6).map(lambda texts: (json.dumps({"inputs": texts}).encode(), JSON)),
     st.sampled_from([bad for _, _, bad in BAD_REQUESTS if bad[0] is None or len(bad[0]) < 1000]),
