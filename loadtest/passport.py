@@ -1,0 +1,58 @@
+"""Which machine and which software a figure was measured on. Knows nothing of what is measured."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from model_configs import ROOT
+from servekit.cpus import usable_cpus
+
+PACKAGES = ("torch", "torchserve", "transformers", "tokenizers", "numpy")
+
+
+def passport() -> dict[str, object]:
+    """Date (UTC), CPU, usable CPUs, memory, kernel, Python, packages, commit."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "cpu": _cpu_name(),
+        "usable_cpus": usable_cpus(),
+        "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def in_words(card: dict[str, object]) -> str:
+    """One line for the foot of a table."""
+    packages = card["packages"]
+    assert isinstance(packages, dict)
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return f"{card['date']}, {card['cpu']}, {card['usable_cpus']} CPUs, {card['memory_gib']} GiB; {versions}"
+
+
+def _cpu_name() -> str:
+    """The model's name, with what the CPU can do, since a virtual machine's name often says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    values = {key.strip(): value.strip() for key, value in values.items()}
+    flags = values.get("flags", "").split()
+    features = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in flags]
+    return f"{values.get('model name', platform.machine())} ({' '.join(features)})"
+
+
+def _commit() -> str:
+    result = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() or "unknown"
