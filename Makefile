@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test bench lint format schema stop clean
+.PHONY: serve test test-torchserve-0.11 bench lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -16,6 +16,13 @@ stop: .venv/.installed
 
 test: .venv/.installed-dev
 	$(PY) -m pytest $(ARGS)
+
+# The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
+test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
+	$(PY) -m pytest tests/contract/test_torchserve_0_11.py $(ARGS)
+
+.venv/torchserve-0.11/ts:
+	@$(PIP) install --no-deps --target .venv/torchserve-0.11 torchserve==0.11.0
 
 bench: .venv/.installed-dev
 	$(PY) -m loadtest.bench_embedding $(ARGS)

@@ -37,7 +37,7 @@ UsageError: Any = typer.BadParameter.__base__
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model of model_configs/, by name.")]
 ModelNames = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models of model_configs/, by name.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON document to FILE too.")]
-Port = Annotated[int, typer.Option(help="Port of the inference API; the others follow from it.", min=2000, max=65000)]
+Port = Annotated[int, typer.Option(help="Port of the inference API; the others follow from it.", min=2100, max=65000)]
 
 
 @app.callback()
@@ -306,7 +306,9 @@ def _stream_logs(server: local.Server) -> None:
         for line in access.lines():
             out.print(escape(_access_line(json.loads(line))))
         time.sleep(0.2)
-    raise Failed(f"TorchServe ended:\n{local.tail(server.folder)}")
+    if (server.folder / local.STATE_FILE).exists():
+        raise Failed(f"TorchServe ended:\n{local.tail(server.folder)}")
+    out.print("stopped by kit.py stop")
 
 
 def _access_line(entry: dict[str, Any]) -> str:

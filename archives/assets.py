@@ -40,7 +40,8 @@ def find_weights(config: AnyModelConfig) -> Path:
         if folder.is_dir():
             return _checked(folder, assets)
     if assets.hub:
-        return _checked(_from_hub(config.model.name, assets), assets)
+        with_code = bool(getattr(config.handler, "trust_remote_code", False))
+        return _checked(_from_hub(config.model.name, assets, with_code), assets)
     raise KitError(
         f"{config.model.name}: there are no weights: {assets.path} is not a folder",
         "put config.json, the tokenizer's files and model.safetensors there",
@@ -118,12 +119,13 @@ def _package_folder(package: str, folder: str) -> Path:
     return Path(str(distribution.locate_file(folder)))
 
 
-def _from_hub(name: str, assets: Assets) -> Path:
+def _from_hub(name: str, assets: Assets, with_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(str(assets.hub), revision=assets.revision, allow_patterns=list(MODEL_FILES)))
+        patterns = [*MODEL_FILES, *(CODE_FILES if with_code else ())]
+        return Path(snapshot_download(str(assets.hub), revision=assets.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         local = f"{assets.path} is not a folder, and " if assets.path else ""
         wish = f"put its files into {assets.path}" if assets.path else "set model.assets.path to a folder that has it"

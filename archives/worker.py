@@ -56,18 +56,19 @@ class Reply:
 class Worker:
     """A context manager: starts the process on entry, loads the model with load(), ends the process on exit."""
 
-    def __init__(self, model_dir: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, environment: Mapping[str, str] | None = None, ts_home: Path | None = None
+    ) -> None:
+        """ts_home: the folder that holds another TorchServe's `ts`; this environment's own if not given."""
         self.model_dir = model_dir.resolve()
+        self._ts_home = ts_home
         self.output: list[str] = []
         self._environment = dict(environment or {})
         self._folder = tempfile.TemporaryDirectory(prefix="sk-worker-")
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Worker:
-        spec = importlib.util.find_spec("ts")
-        if spec is None or not spec.submodule_search_locations:
-            raise WorkerDied("torchserve is not installed")
-        ts_dir = Path(spec.submodule_search_locations[0])
+        ts_dir = (self._ts_home or _installed_ts_home()) / "ts"
         path = Path(self._folder.name) / "sock.0"  # the worker wants a name with a port at its end
         command = [
             sys.executable, str(ts_dir / "model_service_worker.py"), "--sock-type", "unix", "--sock-name", str(path),
@@ -75,7 +76,9 @@ class Worker:
         ]  # fmt: skip
         # No inherited PYTHONPATH: it would hide that a module is missing from the archive.
         environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
-        environment |= {"PYTHONPATH": f"{self.model_dir}:", "TS_DECODE_INPUT_REQUEST": "false", **self._environment}
+        # The frontend adds TorchServe's home only when it is not in site-packages.
+        python_path = f"{self.model_dir}:{self._ts_home or ''}"
+        environment |= {"PYTHONPATH": python_path, "TS_DECODE_INPUT_REQUEST": "false", **self._environment}
         self.process = subprocess.Popen(
             command,
             cwd=self.model_dir,
@@ -197,6 +200,13 @@ class Worker:
 
     def _text(self) -> str:
         return self._bytes(self._int()).decode()
+
+
+def _installed_ts_home() -> Path:
+    spec = importlib.util.find_spec("ts")
+    if spec is None or not spec.submodule_search_locations:
+        raise WorkerDied("torchserve is not installed")
+    return Path(spec.submodule_search_locations[0]).parent
 
 
 def _int(value: int) -> bytes:

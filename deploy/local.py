@@ -144,6 +144,8 @@ def stop(server: Server, timeout_s: float = STOP_TIMEOUT_S) -> None:
         processes = [java, *java.children(recursive=True)] if server.alive else []
     except psutil.NoSuchProcess:
         processes = []
+    # Gone from the list first, so that a `serve` in the foreground can tell being stopped from dying.
+    (server.folder / STATE_FILE).unlink(missing_ok=True)
     if processes:
         processes[0].terminate()
         _, left = psutil.wait_procs(processes, timeout=timeout_s)
@@ -151,8 +153,7 @@ def stop(server: Server, timeout_s: float = STOP_TIMEOUT_S) -> None:
             process.kill()
         psutil.wait_procs(left, timeout=5)
     shutil.rmtree(server.scratch, ignore_errors=True)
-    for name in (STATE_FILE, KEY_FILE):
-        (server.folder / name).unlink(missing_ok=True)
+    (server.folder / KEY_FILE).unlink(missing_ok=True)
 
 
 def servers(run_dir: Path = RUN_DIR) -> list[Server]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -16,7 +17,7 @@ from servekit.cpus import usable_cpus
 PACKAGES = ("torch", "torchserve", "transformers", "tokenizers", "numpy")
 
 
-def passport() -> dict[str, object]:
+def passport() -> dict[str, Any]:
     """Date (UTC), CPU, usable CPUs, memory, kernel, Python, packages, commit."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
@@ -30,11 +31,9 @@ def passport() -> dict[str, object]:
     }
 
 
-def in_words(card: dict[str, object]) -> str:
+def in_words(card: dict[str, Any]) -> str:
     """One line for the foot of a table."""
-    packages = card["packages"]
-    assert isinstance(packages, dict)
-    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
+    versions = ", ".join(f"{name} {version}" for name, version in card["packages"].items())
     return f"{card['date']}, {card['cpu']}, {card['usable_cpus']} CPUs, {card['memory_gib']} GiB; {versions}"
 
 

@@ -228,7 +228,9 @@ def load_file(path: Path) -> AnyModelConfig:
         raw = yaml.load(path.read_text(encoding="utf-8"), _NoDuplicates)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise KitError(f"{_short(path)}{line}: not YAML: {error.problem}", "see docs/configuration.md") from None
+        raise KitError(
+            f"{_short(path)}{line}: not YAML: {error.problem}", "see model_configs/minilm.yaml for a whole one"
+        ) from None
     settings = _handler_settings(path, raw)
     schema = ModelConfig[settings]  # type: ignore[valid-type]
     try:

@@ -53,7 +53,7 @@ def read_body(row: Row, headers: Headers, max_bytes: int) -> Body:
             f"the body came as a form ({media_type}), which is what curl -d and -F send; "
             "set -H 'Content-Type: application/json' or 'text/plain'",
         )
-    value = row.get("body", b"")
+    value = row.get("body", row.get("data", b""))  # gRPC clients name the field themselves, by custom "data"
     if isinstance(value, (dict, list)):  # decoded by the worker, where decode_input_request is on
         return Body(value, is_json=True)
     raw = value.encode() if isinstance(value, str) else bytes(value)

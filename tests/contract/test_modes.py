@@ -1,0 +1,51 @@
+"""Every mode, and every step down, in TorchServe's own worker, on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from archives import build
+from archives.verify import read_golden, verify
+from archives.worker import Request, Worker
+from model_configs.schema import AnyModelConfig, Assets
+from servekit.settings import EmbeddingSettings
+
+SETTINGS: dict[str, Any] = {"max_batch_texts": 4, "warmup": {"batch_sizes": [1, 4], "lengths": [8]}}
+BUCKETS = {"batch_buckets": [1], "length_buckets": [8]}
+
+
+def tiny_config(base: AnyModelConfig, weights: Path, mode: str) -> AnyModelConfig:
+    settings = EmbeddingSettings.model_validate({**SETTINGS, "compile": {"mode": mode, **BUCKETS}})
+    model = base.model.model_copy(update={"name": "tiny", "assets": Assets(path=str(weights)), "format": "no-archive"})
+    return base.model_copy(update={"model": model, "handler": settings})
+
+
+@pytest.mark.parametrize("mode", ["aot", "jit", "eager"])
+def test_every_mode_loads_and_answers_right(
+    minilm: AnyModelConfig, tiny_model: Path, tmp_path: Path, mode: str
+) -> None:
+    archive = build.build(tiny_config(minilm, tiny_model, mode), tmp_path)
+    assert (archive.path / "artefacts" / "encoder.pt2").exists() == (mode == "aot")
+    result = verify(archive.path)
+    assert f"tiny: {mode} encoder" in result.worker_log[-1]
+
+
+def test_without_compiler_and_artefact_a_worker_runs_eager(
+    minilm: AnyModelConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A machine with no compiler, and an artefact that was built for another one."""
+    archive = build.build(tiny_config(minilm, tiny_model, "aot"), tmp_path)
+    fingerprint = archive.path / "artefacts" / "encoder.json"
+    fingerprint.write_text(fingerprint.read_text().replace("x86_64", "riscv64").replace("aarch64", "riscv64"))
+    golden = read_golden(archive.path)
+    with Worker(archive.path, environment={"PATH": str(tmp_path), "CXX": "no-such-compiler"}) as worker:
+        worker.load("tiny")
+        (reply,) = worker.predict([Request(b"the fox")])
+    said = [line for line in worker.output if line.startswith("tiny: ")]
+    assert "isa: built for riscv64" in said[0]
+    assert "no C++ compiler" in said[1]
+    assert "tiny: eager encoder" in said[-1]
+    assert (reply.status, len(golden.vectors)) == (200, 3)

@@ -1,0 +1,35 @@
+"""The same archive in TorchServe 0.11.0's worker: `make test-torchserve-0.11` installs it beside the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from archives.build import Archive, unpack
+from archives.verify import read_golden
+from archives.worker import Request, Worker
+from model_configs import ROOT
+
+TS_HOME = ROOT / ".venv" / "torchserve-0.11"
+pytestmark = pytest.mark.skipif(not TS_HOME.exists(), reason="TorchServe 0.11.0 is not here: make test-torchserve-0.11")
+
+
+def test_it_loads_and_answers_right(minilm_archive: Archive, tmp_path: Path) -> None:
+    assert (TS_HOME / "ts" / "version.txt").read_text().strip() == "0.11.0"
+    root = unpack(minilm_archive.path, tmp_path)
+    golden = read_golden(minilm_archive.path)
+    with Worker(root, ts_home=TS_HOME) as worker:
+        worker.load("minilm")
+        replies = worker.predict(
+            [
+                Request(b"\xff"),
+                Request(json.dumps(golden.body).encode(), {"Content-Type": "application/json"}),
+                Request(
+                    b'{"input": "a", "model": "b"}', {"Content-Type": "application/json", "url_path": "v1/embeddings"}
+                ),
+            ]
+        )
+    assert [reply.status for reply in replies] == [400, 200, 404]
+    assert golden.verdict(replies[1].body) == ""

@@ -1,0 +1,111 @@
+"""The README's commands, run as they stand, in the order in which they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from deploy import local
+from model_configs import ROOT
+
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PORT = 8080
+
+
+def blocks() -> list[tuple[str, str]]:
+    return [(match[1], match[2]) for match in BLOCK.finditer((ROOT / "README.md").read_text())]
+
+
+def run(language: str, code: str) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [".venv/bin/python", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture
+def port_8080() -> None:
+    """The README's port has to be free: it says 8080, and a test must not stop somebody's server."""
+    if any(server.port == PORT for server in local.servers()):
+        pytest.skip(f"a server runs on port {PORT}: kit.py stop")
+
+
+def test_every_block_is_known() -> None:
+    """A new block needs a place in the test below."""
+    first_words = [code.split()[0] for _, code in blocks()]
+    assert first_words == [
+        "make",
+        "TOKEN=$(.venv/bin/python",
+        "import",
+        ".venv/bin/python",
+        ".venv/bin/python",
+        ".venv/bin/torchserve",
+    ]
+
+
+@pytest.mark.usefixtures("port_8080")
+def test_the_commands_work() -> None:
+    commands, curl, python, verbs, by_hand, stop = blocks()
+    assert commands[1].splitlines() == ["make serve", "make test"]
+    assert "pytest" in run("bash", "make -n test")
+    serve = subprocess.Popen(
+        ["make", "serve"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        assert serve.stdout is not None
+        said = []
+        for line in serve.stdout:
+            said.append(line)
+            if line.startswith("metrics:"):
+                break
+        assert any(line.startswith("ready in") for line in said), "".join(said)
+        assert run(*curl).startswith("[")
+        assert run(*python).split() == ["2", "384", "6"]
+        assert '"ready": true' in run(*verbs)
+    finally:
+        if serve.poll() is None:
+            os.killpg(serve.pid, signal.SIGINT)
+        serve.communicate(timeout=60)
+    assert serve.returncode == 0  # kit.py stop is an orderly end
+    try:
+        run(*by_hand)
+        wait_for_answer(ROOT / "key_file.json")
+    finally:
+        run(*stop)
+        wait_until_gone()
+
+
+def wait_for_answer(key_file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(1)
+        try:
+            token = json.loads(key_file.read_text())["inference"]["key"]
+            reply = requests.post(
+                f"http://127.0.0.1:{PORT}/predictions/minilm",
+                data="hello",
+                headers={"Authorization": f"Bearer {token}", "Content-Type": "text/plain"},
+                timeout=60,
+            )
+        except (OSError, ValueError):
+            continue
+        if reply.status_code == 200:
+            assert len(reply.json()) == 384
+            return
+    pytest.fail("TorchServe by hand gave no answer in 120 s")
+
+
+def wait_until_gone() -> None:
+    deadline = time.monotonic() + 60
+    while any(local.JAVA_CLASS in (process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
