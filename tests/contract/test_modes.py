@@ -23,25 +23,35 @@ def tiny_config(base: AnyModelConfig, weights: Path, mode: str) -> AnyModelConfi
     return base.model_copy(update={"model": model, "handler": settings})
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def store(tmp_path: Path, prepared: Path) -> Path:
+    """A store of its own for each test, so that archives may be changed; what is compiled is compiled once."""
+    (tmp_path / ".prepared").symlink_to(prepared)
+    return tmp_path
+
+
 @pytest.mark.parametrize("mode", ["aot", "jit", "eager"])
-def test_every_mode_loads_and_answers_right(
-    minilm: AnyModelConfig, tiny_model: Path, tmp_path: Path, mode: str
-) -> None:
-    archive = build.build(tiny_config(minilm, tiny_model, mode), tmp_path)
+def test_every_mode_loads_and_answers_right(minilm: AnyModelConfig, tiny_model: Path, store: Path, mode: str) -> None:
+    archive = build.build(tiny_config(minilm, tiny_model, mode), store)
     assert (archive.path / "artefacts" / "encoder.pt2").exists() == (mode == "aot")
     result = verify(archive.path)
     assert f"tiny: {mode} encoder" in result.worker_log[-1]
 
 
 def test_without_compiler_and_artefact_a_worker_runs_eager(
-    minilm: AnyModelConfig, tiny_model: Path, tmp_path: Path
+    minilm: AnyModelConfig, tiny_model: Path, store: Path
 ) -> None:
     """A machine with no compiler, and an artefact that was built for another one."""
-    archive = build.build(tiny_config(minilm, tiny_model, "aot"), tmp_path)
+    archive = build.build(tiny_config(minilm, tiny_model, "aot"), store)
     fingerprint = archive.path / "artefacts" / "encoder.json"
     fingerprint.write_text(fingerprint.read_text().replace("x86_64", "riscv64").replace("aarch64", "riscv64"))
     golden = read_golden(archive.path)
-    with Worker(archive.path, environment={"PATH": str(tmp_path), "CXX": "no-such-compiler"}) as worker:
+    with Worker(archive.path, environment={"PATH": str(store), "CXX": "no-such-compiler"}) as worker:
         worker.load("tiny")
         (reply,) = worker.predict([Request(b"the fox")])
     said = [line for line in worker.output if line.startswith("tiny: ")]

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,9 +28,12 @@ def blocks() -> list[tuple[str, str]]:
 
 def run(language: str, code: str) -> str:
     command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [".venv/bin/python", "-c", code]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe: torchserve by hand keeps it open
+        result = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=300, check=False)
+        output.seek(0)
+        text = output.read()
+    assert result.returncode == 0, f"{code}\n{text}"
+    return text
 
 
 @pytest.fixture
