@@ -1,6 +1,6 @@
 """The embedding handler's ladder, in this process and through HTTP: python -m loadtest.bench_embedding.
 
-In process, seed 000's steps on one model and the same inputs, in short bursts by turns, so that a noisy moment hits all:
+In process, seed 000's steps on one model and the same inputs, in short bursts by turns, so that noise hits all alike:
 eager → torch.compile → + frozen, prepacked weights → + inference_mode, and the ahead-of-time package that is served.
 Through HTTP, closed loops of 1 and 32 clients against the server that `kit.py serve` starts.
 Writes docs/benchmarks/embedding.json, .md and .png, and the table in README.md; the last line is the JSON document.
