@@ -72,7 +72,10 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     if done.is_dir():
         return done
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building, _inductor_dir() as inductor_dir:
+    with (
+        tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building,
+        _compiling() as (python, inductor_dir),
+    ):
         out = Path(building) / "out"
         out.mkdir()
         environment = {
@@ -82,7 +85,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
             "TORCHINDUCTOR_CACHE_DIR": str(inductor_dir),
             "TOKENIZERS_PARALLELISM": "false",
         }
-        command = [sys.executable, "-m", program, str(weights), str(out), config.model.name, settings]
+        command = [str(python), "-m", program, str(weights), str(out), config.model.name, settings]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise Failed(f"{config.model.name}: building its artefacts failed:\n{result.stderr.strip()[-4000:]}")
@@ -92,8 +95,12 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
 
 
 @contextmanager
-def _inductor_dir() -> Iterator[Path]:
-    """Inductor's working folder: always the same path, since it is compiled into the artefact, and ours alone."""
+def _compiling() -> Iterator[tuple[Path, Path]]:
+    """This Python and a folder for Inductor, by paths that are the same wherever the project lies, and ours alone.
+
+    Inductor names its files by a hash over the compiler's command line, which holds the path of torch's headers, and
+    __FILE__ is compiled into the artefact: without this, two clones never make the same archive.
+    """
     folder = Path(tempfile.gettempdir()) / f"servekit-inductor-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
@@ -101,12 +108,15 @@ def _inductor_dir() -> Iterator[Path]:
         raise KitError(f"{folder} belongs to somebody else or is open to others", "remove it, or set TMPDIR")
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        work = folder / "work"
+        work, environment = folder / "work", folder / "environment"
         shutil.rmtree(work, ignore_errors=True)
+        environment.unlink(missing_ok=True)
+        environment.symlink_to(sys.prefix)
         try:
-            yield work
+            yield environment / Path(sys.executable).relative_to(sys.prefix), work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            environment.unlink()
 
 
 def _package_folder(package: str, folder: str) -> Path:

@@ -43,6 +43,14 @@ def test_every_mode_loads_and_answers_right(minilm: AnyModelConfig, tiny_model: 
     assert f"tiny: {mode} encoder" in result.worker_log[-1]
 
 
+def test_compiling_again_gives_the_same_archive(
+    minilm: AnyModelConfig, tiny_model: Path, store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = tiny_config(minilm, tiny_model, "aot")
+    first = build.build(config, store)
+    assert build.build(config, tmp_path_factory.mktemp("again")).sha256 == first.sha256
+
+
 def test_without_compiler_and_artefact_a_worker_runs_eager(
     minilm: AnyModelConfig, tiny_model: Path, store: Path
 ) -> None:
