@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CXX")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CXX")
 END = -1
 
 
@@ -78,7 +78,8 @@ class Worker:
         environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
         # The frontend adds TorchServe's home only when it is not in site-packages.
         python_path = f"{self.model_dir}:{self._ts_home or ''}"
-        environment |= {"PYTHONPATH": python_path, "TS_DECODE_INPUT_REQUEST": "false", **self._environment}
+        environment |= {"PYTHONPATH": python_path, "TMPDIR": self._folder.name, "TS_DECODE_INPUT_REQUEST": "false"}
+        environment |= self._environment
         self.process = subprocess.Popen(
             command,
             cwd=self.model_dir,
@@ -100,9 +101,12 @@ class Worker:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._socket is not None:
-            self._socket.close()
-        self.process.kill()
-        self.process.wait()
+            self._socket.close()  # a worker whose frontend is gone ends by itself
+        try:
+            self.process.wait(timeout=5 if self._socket is not None else 0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self._reader.join()
         if self.process.stdout is not None:
             self.process.stdout.close()
