@@ -14,7 +14,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import model_configs
@@ -29,8 +28,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+out = Console(**PLAIN, width=None if sys.stdout.isatty() else 160)
+err = Console(**PLAIN, stderr=True)
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -50,19 +50,7 @@ def main(
 @app.command()
 def models(json_file: JsonFile = None) -> None:
     """List the models that have a YAML, and what is there of each."""
-    rows = []
-    for name in schema.model_names():
-        config = schema.load_model(name)
-        archive = STORE / f"{name}{build.SUFFIXES[config.model.format]}"
-        rows.append(
-            {
-                "model": name,
-                "version": config.model.version,
-                "handler": config.model.handler,
-                "weights": _weights_state(config),
-                "archive": str(archive.relative_to(model_configs.ROOT)) if archive.exists() else "not built",
-            }
-        )
+    rows = [_model_row(name) for name in schema.model_names()]
     report(rows, {"models": rows}, json_file)
 
 
@@ -96,7 +84,7 @@ def archive(
     json_file: JsonFile = None,
 ) -> None:
     """Build a model's archive into archives/store: weights, compiled artefact, golden request, handler."""
-    built = _build(name, archive_format, force)
+    built = _build(schema.load_model(name), archive_format, force)
     row = {
         "model": built.name,
         "archive": str(built.path.relative_to(model_configs.ROOT)),
@@ -113,15 +101,16 @@ def verify_command(
     json_file: JsonFile = None,
 ) -> None:
     """Load an archive as a TorchServe worker does and ask it its golden request."""
-    path = Path(name)
-    if not path.exists():
-        config = schema.load_model(name)
-        path = STORE / f"{name}{build.SUFFIXES[config.model.format]}"
+    path = Path(name) if Path(name).exists() else _archive_path(schema.load_model(name))
     if not path.exists():
         raise KitError(f"{path} does not exist", f"kit.py archive {name}")
-    result = verify.verify(path)
+    try:
+        result = verify.verify(path)
+    except Failed as error:
+        report([], {"verified": False, "archive": str(path), "problem": str(error)}, json_file)
+        raise
     for line in result.worker_log:
-        out.print(escape(line))
+        out.print(line)
     row = {
         "model": result.name,
         "version": result.version,
@@ -148,14 +137,14 @@ def serve(
     if dry_run:
         folder = RUN_DIR / str(port)
         render.write(options, folder)
-        out.print(escape(" ".join(local.command(options, served, folder))))
+        out.print(" ".join(local.command(options, served, folder)))
         return
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     started = time.monotonic()
     server = local.start(options, served)
     try:
-        results = readiness.wait_ready(server, lambda line: err.print(escape(line)))
+        results = readiness.wait_ready(server, lambda line: err.print(line))
         ready_s = round(time.monotonic() - started, 1)
         out.print(f"\nready in {ready_s} s\n")
         _print_urls(server)
@@ -223,9 +212,9 @@ def report(rows: list[dict[str, Any]], document: dict[str, Any], json_file: Path
     if rows:
         table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
         for row in rows:
-            table.add_row(*(escape(_cell(value)) for value in row.values()))
+            table.add_row(*(_cell(value) for value in row.values()))
         out.print(table)
-    out.print(escape(json.dumps(document)))
+    out.print(json.dumps(document))
     if json_file:
         _write_json(document, json_file)
 
@@ -244,19 +233,37 @@ def _report_readiness(servers: list[local.Server], name: str | None, json_file: 
         raise Failed("not ready")
 
 
-def _build(name: str, archive_format: str | None, force: bool) -> build.Archive:
+def _archive_path(config: schema.AnyModelConfig) -> Path:
+    return STORE / f"{config.model.name}{build.SUFFIXES[config.model.format]}"
+
+
+def _model_row(name: str) -> dict[str, Any]:
+    try:
+        config = schema.load_model(name)
+    except KitError as error:
+        return {"model": name, "version": "", "handler": "", "weights": f"broken: {error}", "archive": ""}
+    path = _archive_path(config)
+    return {
+        "model": name,
+        "version": config.model.version,
+        "handler": config.model.handler,
+        "weights": _weights_state(config),
+        "archive": str(path.relative_to(model_configs.ROOT)) if path.exists() else "not built",
+    }
+
+
+def _build(config: schema.AnyModelConfig, archive_format: str | None, force: bool) -> build.Archive:
     if archive_format not in (None, *build.SUFFIXES):
         raise KitError(f"--format {archive_format} is none of {', '.join(build.SUFFIXES)}", "kit.py archive --help")
-    config = schema.load_model(name)
-    with err.status(f"building {name} (the first time compiles it: about 35 s)"):
+    with err.status(f"building {config.model.name} (the first time compiles it: about 35 s)"):
         return build.build(config, archive_format=archive_format, force=force)
 
 
 def _served(name: str) -> local.ServedModel:
-    built = _build(name, None, False)
     config = schema.load_model(name)
     if config.model.format == "tgz":
         raise KitError(f"{name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
+    built = _build(config, None, False)
     return local.ServedModel(
         name=name,
         version=config.model.version,
@@ -288,9 +295,9 @@ def _print_urls(server: local.Server) -> None:
         openai = f"{url}/{model.version}/v1"
         out.print(f"{model.name}  {url}")
         out.print(f"{' ' * len(model.name)}  {openai}  (OpenAI base URL)\n")
-        out.print(escape(f"curl{auth} -H 'Content-Type: text/plain' -d 'hello' {url}"))
+        out.print(f"curl{auth} -H 'Content-Type: text/plain' -d 'hello' {url}")
         body = f'{{"input": ["hello", "world"], "model": "{model.name}"}}'
-        out.print(escape(f"curl{auth} -H 'Content-Type: application/json' -d '{body}' {openai}/embeddings\n"))
+        out.print(f"curl{auth} -H 'Content-Type: application/json' -d '{body}' {openai}/embeddings\n")
     out.print(f"metrics: http://{render.LOOPBACK}:{server.ports.metrics}/metrics   logs: {server.folder / 'logs'}\n")
 
 
@@ -302,9 +309,9 @@ def _stream_logs(server: local.Server) -> None:
             pass
     while server.alive:
         for line in log.lines():
-            out.print(escape(line))
+            out.print(line)
         for line in access.lines():
-            out.print(escape(_access_line(json.loads(line))))
+            out.print(_access_line(json.loads(line)))
         time.sleep(0.2)
     if (server.folder / local.STATE_FILE).exists():
         raise Failed(f"TorchServe ended:\n{local.tail(server.folder)}")
@@ -337,16 +344,19 @@ def _write_json(document: dict[str, Any], path: Path) -> None:
 def _explain(error: Exception, message: str, verbose: bool, hint: str = "") -> None:
     if verbose:
         err.print_exception()
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print("error:", style="bold red", end=" ")
+    err.print(message)
     if hint:
-        err.print(f"[bold]hint:[/] {escape(hint)}")
+        err.print("hint:", style="bold", end=" ")
+        err.print(hint)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns the exit code."""
-    verbose = arguments[:1] in (["-v"], ["--verbose"])
+    flags = {"-v", "--verbose"}  # taken anywhere: people add it to the end of the line that failed
+    verbose = not flags.isdisjoint(arguments)
     try:
-        app(arguments, standalone_mode=False)
+        app([argument for argument in arguments if argument not in flags], standalone_mode=False)
     except Failed as error:
         _explain(error, str(error), verbose)
         return 1

@@ -71,6 +71,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     done = cache / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     if done.is_dir():
         return done
+    _require_compiler(config)
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building,
@@ -92,6 +93,17 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
         if not done.is_dir():  # another build of the same key may have been faster
             out.rename(done)
     return done
+
+
+def _require_compiler(config: AnyModelConfig) -> None:
+    if getattr(getattr(config.handler, "compile", None), "mode", None) != "aot":
+        return
+    candidates = [os.environ.get("CXX", "g++"), "g++", "clang++"]
+    if not any(shutil.which(candidate) for candidate in candidates):
+        raise KitError(
+            f"{config.model.name}: handler.compile.mode aot needs a C++ compiler, and there is none",
+            "install g++ or clang++, or set handler.compile.mode to eager",
+        )
 
 
 @contextmanager

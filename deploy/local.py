@@ -111,12 +111,15 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
         )
     java_home = find_java_home()
     _require_free(options.ports)
-    shutil.rmtree(folder, ignore_errors=True)
     render.write(options, folder)
+    log_file = folder / LOG_FILE
+    if log_file.exists():
+        log_file.replace(log_file.with_name("server.previous.log"))
+    (folder / KEY_FILE).unlink(missing_ok=True)
     # TorchServe unpacks archives, workers their artefacts, into a folder of the server's own: a worker that is
     # killed cleans nothing up.
     scratch = Path(tempfile.mkdtemp(prefix="servekit-"))
-    with (folder / LOG_FILE).open("wb") as log:
+    with log_file.open("wb") as log:
         starter = subprocess.run(
             command(options, models, folder),
             cwd=folder,

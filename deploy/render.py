@@ -18,6 +18,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 LOOPBACK = "127.0.0.1"
 TOKEN_LIFE_MIN = 60 * 24 * 365
 """Tokens are made anew at every start; TorchServe's 60 minutes would end a service that nobody rotates them for."""
+MAX_RESPONSE_BYTES = 128 << 20
+"""A worker whose reply is larger than this is killed; TorchServe's own 6.5 MB are 1500 vectors of 384 floats."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def config_properties(options: ServerOptions, folder: Path) -> str:
         "enable_envvars_config": False,
         # Bodies reach the handler as the client sent them; else a worker guesses, and logs a traceback for bad JSON.
         "decode_input_request": False,
+        "max_response_size": MAX_RESPONSE_BYTES,
         "default_workers_per_model": 1,
         "enable_metrics_api": True,
         "metrics_mode": "prometheus",

@@ -43,9 +43,9 @@ STEPS = {
     "inference_mode": "+ inference_mode",
     "aot": "AOTInductor package",
 }
-SECONDS_PER_CELL = 3.0
-RUNS = (8, 60)
-BURST = 4
+SECONDS_PER_CELL = 4.0
+RUNS = (10, 80)
+BURST = 2
 HTTP_PORT = 18180
 HTTP_SECONDS = 10.0
 WORDS = ("what", "how", "does", "the", "python", "with", "statement", "open", "file", "list", "class")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before any test imports transformers: nothing here may reach for the hub.
@@ -15,6 +16,9 @@ from archives import assets, build
 from archives.build import Archive
 from model_configs.schema import AnyModelConfig, load_model
 from tests.fakes.tiny_model import make_tiny_model
+
+hypothesis.settings.register_profile("kit", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("kit")
 
 
 @pytest.fixture(scope="session")

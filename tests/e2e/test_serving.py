@@ -140,6 +140,21 @@ def test_everybody_gets_their_own_answer(started: Started) -> None:
     assert cosines([reply.json() for reply in replies], expected).min() >= 0.99999
 
 
+def test_large_replies_of_a_whole_batch(started: Started) -> None:
+    """32 requests of 256 texts each are 38 MB of vectors in one message from the worker."""
+    pids = started.worker_pids()
+    body = json.dumps({"inputs": ["hello"] * 256}).encode()
+    with ThreadPoolExecutor(32) as pool:
+        sent = [
+            pool.submit(post, started, "/predictions/minilm", body, {"Content-Type": "application/json"})
+            for _ in range(32)
+        ]
+        replies = [reply.result() for reply in sent]
+    assert [reply.status_code for reply in replies] == [200] * 32
+    assert {len(reply.json()) for reply in replies} == {256}
+    assert started.worker_pids() == pids
+
+
 def test_nothing_listens_beyond_loopback(started: Started) -> None:
     addresses = {
         c.laddr.ip for c in psutil.Process(started.server.pid).net_connections() if c.status == psutil.CONN_LISTEN

@@ -67,3 +67,13 @@ def test_code_travels_only_when_it_is_trusted(tmp_path: Path) -> None:
     assert "modeling.py" not in names
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
     assert "modeling.py" in [path.name for path in assets.model_files(tmp_path, with_code=True)]
+
+
+def test_no_compiler_is_told_before_anything_is_built(
+    minilm: AnyModelConfig, minilm_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(KitError, match="minilm: handler.compile.mode aot needs a C\\+\\+ compiler") as caught:
+        assets.prepare(minilm, minilm_weights, tmp_path / "cache")
+    assert "eager" in caught.value.hint

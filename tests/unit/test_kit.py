@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 import kit
+from archives import verify
 from deploy import local
+from model_configs import schema
+from model_configs.errors import Failed, KitError
 from model_configs.schema import model_names
 
 
@@ -37,8 +40,9 @@ def test_user_errors_are_two_lines_and_code_2(
 
 
 def test_v_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kit.run(["-v", "archive", "minlm"]) == 2
-    assert "Traceback" in capsys.readouterr().err
+    for arguments in (["-v", "archive", "minlm"], ["archive", "minlm", "--verbose"]):
+        assert kit.run(arguments) == 2
+        assert "Traceback" in capsys.readouterr().err
 
 
 def test_models_and_check_end_with_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +84,34 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_access_lines_are_readable(entry: dict[str, object], line: str) -> None:
     assert kit._access_line(entry) == line
+
+
+def test_a_broken_yaml_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = schema.load_model
+
+    def load(name: str) -> schema.AnyModelConfig:
+        if name == "minilm":
+            raise KitError("minilm.yaml: torchserve.batchsize: unknown key", "a hint")
+        return real(name)
+
+    monkeypatch.setattr(schema, "load_model", load)
+    assert kit.run(["models"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["models"]
+    assert "broken: minilm.yaml" in {row["model"]: row["weights"] for row in rows}["minilm"]
+    assert kit.run(["check"]) == 2
+    assert "torchserve.batchsize" in capsys.readouterr().err
+
+
+def test_an_archive_that_fails_says_so_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise Failed("vector 0: cosine [0.1] :fire:")
+
+    monkeypatch.setattr(verify, "verify", fail)
+    assert kit.run(["verify", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["problem"] == "vector 0: cosine [0.1] :fire:"
+    assert captured.err == "error: vector 0: cosine [0.1] :fire:\n"

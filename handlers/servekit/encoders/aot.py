@@ -43,8 +43,9 @@ def wanted_fingerprint(spec: EncoderSpec) -> dict[str, str]:
 
 def mismatch(spec: EncoderSpec, artefact: Path) -> str:
     """Why the artefact in this folder must not be loaded, or the empty string when it may."""
-    if not (artefact / PACKAGE_FILE).exists():
-        return f"there is no {PACKAGE_FILE} in the archive"
+    for name in (PACKAGE_FILE, FINGERPRINT_FILE):
+        if not (artefact / name).exists():
+            return f"there is no {name} in the archive"
     found = json.loads((artefact / FINGERPRINT_FILE).read_text())
     return fingerprint.difference(wanted_fingerprint(spec), found)
 
