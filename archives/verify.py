@@ -40,10 +40,10 @@ def read_golden(archive: Path) -> Golden:
 
 def verify(archive: Path) -> Verified:
     """Check sums, load, ask. Raises Failed with the first thing that is wrong."""
-    golden = read_golden(archive)
-    model = json.loads(read_entry(archive, MANIFEST_FILE))["model"]
     with tempfile.TemporaryDirectory(prefix="sk-verify-") as folder:
         root = unpack(archive, Path(folder))
+        golden = read_golden(root)
+        model = json.loads(read_entry(root, MANIFEST_FILE))["model"]
         sums = read_sums(root)
         check_sums(root, sums)
         try:

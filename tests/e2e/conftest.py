@@ -22,6 +22,18 @@ def kit(*arguments: str, timeout_s: float = 300, root: Path = ROOT) -> subproces
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
+def read_until_ready(serve: subprocess.Popen[str]) -> list[str]:
+    """The lines that a foreground `serve` prints up to the last one before its log."""
+    assert serve.stdout is not None
+    lines = []
+    for line in serve.stdout:
+        lines.append(line)
+        if line.startswith("metrics:"):
+            break
+    assert any(line.startswith("ready in ") for line in lines), "".join(lines)
+    return lines
+
+
 class Started:
     """A running server and what `serve --detach` printed."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from archives.build import Archive
 from model_configs import ROOT
-from tests.e2e.conftest import kit
+from tests.e2e.conftest import kit, read_until_ready
 
 PORT = 19080
 
@@ -79,13 +79,7 @@ def test_a_model_that_fails_ends_serve_with_its_own_error(copy: Path, change: tu
 def test_serve_in_the_foreground_until_ctrl_c(copy: Path) -> None:
     command = [sys.executable, "kit.py", "serve", "minilm", "--port", str(PORT), "--no-auth"]
     serve = subprocess.Popen(command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert serve.stdout is not None
-    lines = []
-    for line in serve.stdout:
-        lines.append(line)
-        if line.startswith("metrics:"):
-            break
-    assert any(line.startswith("ready in ") for line in lines), "".join(lines)
+    lines = read_until_ready(serve)
     assert not any("Authorization" in line for line in lines)
     curls = [line.strip() for line in lines if line.startswith("curl ")]
     assert subprocess.run(f"{curls[0]} -sf", shell=True, capture_output=True, check=True).stdout.startswith(b"[")

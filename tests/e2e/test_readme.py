@@ -17,6 +17,7 @@ import requests
 
 from deploy import local
 from model_configs import ROOT
+from tests.e2e.conftest import read_until_ready
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = 8080
@@ -65,13 +66,7 @@ def test_the_commands_work() -> None:
         ["make", "serve"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        assert serve.stdout is not None
-        said = []
-        for line in serve.stdout:
-            said.append(line)
-            if line.startswith("metrics:"):
-                break
-        assert any(line.startswith("ready in") for line in said), "".join(said)
+        read_until_ready(serve)
         assert "[[" in run(*curl)  # the second reply is a list of vectors
         assert run(*python).split() == ["2", "384", "6"]
         assert '"ready": true' in run(*verbs)
