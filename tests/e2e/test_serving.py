@@ -202,6 +202,9 @@ def test_one_json_access_line_a_request_and_no_other(started: Started) -> None:
     for number in range(20):
         post(started, f"/predictions/minilm?n={number}", b"hello", {"Content-Type": "text/plain"})
     reply = post(started, '/predictions/minilm/"<%22>\\', b"hello", {"Content-Type": "text/plain"})
+    deadline = time.monotonic() + 10  # the lines are written behind the replies
+    while len(access.read_text().splitlines()) < before[0] + 21 and time.monotonic() < deadline:
+        time.sleep(0.1)
     lines = [json.loads(line) for line in access.read_text().splitlines()[before[0] :]]
     assert len(lines) == 21
     assert {(line["method"], line["status"]) for line in lines[:20]} == {("POST", 200)}
