@@ -46,10 +46,10 @@ def check(server: Server, model: ServedModel) -> Readiness:
         if described.status != 200:
             return Readiness(model.name, False, 0, model.workers, None, f"describe-model says {described.status}")
         states = [worker["status"] for worker in json.loads(described.body)[0]["workers"]]
-        ready = states.count("READY")
-        if ready < model.workers:
-            problem = f"{ready} of {model.workers} workers are READY ({', '.join(states) or 'none started'})"
-            return Readiness(model.name, False, ready, model.workers, None, problem)
+        ready, wanted = states.count("READY"), max(model.workers, len(states))
+        if ready < wanted:
+            problem = f"{ready} of {wanted} workers are READY ({', '.join(states) or 'none started'})"
+            return Readiness(model.name, False, ready, wanted, None, problem)
         started = time.perf_counter()
         reply = server.inference().post(
             f"/predictions/{model.name}/{model.version}", json.dumps(model.golden.body).encode()
@@ -61,7 +61,7 @@ def check(server: Server, model: ServedModel) -> Readiness:
         problem = f"the golden request got {reply.status}: {reply.body[:200]!r}"
     else:
         problem = model.golden.verdict(reply.body)
-    return Readiness(model.name, not problem, ready, model.workers, round(answer_ms, 1), problem)
+    return Readiness(model.name, not problem, ready, wanted, round(answer_ms, 1), problem)
 
 
 def wait_ready(server: Server, say: Callable[[str], None] = lambda line: None) -> list[Readiness]:
