@@ -18,7 +18,7 @@ from rich.table import Table
 
 import model_configs
 from archives import STORE, assets, build, verify
-from deploy import RUN_DIR, local, readiness, render
+from deploy import RUN_DIR, local, logs, readiness, render
 from model_configs import schema
 from model_configs.errors import Failed, KitError
 
@@ -154,7 +154,7 @@ def serve(
         if detach:
             out.print(json.dumps(document))
             return
-        _stream_logs(server)
+        logs.stream(server, out.print)
     except KeyboardInterrupt:
         out.print("\nstopping")
     except BaseException:
@@ -264,14 +264,7 @@ def _served(name: str) -> local.ServedModel:
     if config.model.format == "tgz":
         raise KitError(f"{name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
     built = _build(config, None, False)
-    return local.ServedModel(
-        name=name,
-        version=config.model.version,
-        archive=built.path.name,
-        workers=config.torchserve.minWorkers,
-        startup_timeout_s=config.torchserve.startupTimeout,
-        golden=verify.read_golden(built.path),
-    )
+    return local.served_model(config, built.path.name, verify.read_golden(built.path))
 
 
 def _weights_state(config: schema.AnyModelConfig) -> str:
@@ -299,30 +292,6 @@ def _print_urls(server: local.Server) -> None:
         body = f'{{"input": ["hello", "world"], "model": "{model.name}"}}'
         out.print(f"curl{auth} -H 'Content-Type: application/json' -d '{body}' {openai}/embeddings\n")
     out.print(f"metrics: http://{render.LOOPBACK}:{server.ports.metrics}/metrics   logs: {server.folder / 'logs'}\n")
-
-
-def _stream_logs(server: local.Server) -> None:
-    log = local.Follower(server.folder / local.LOG_FILE)
-    access = local.Follower(server.folder / local.ACCESS_FILE)
-    for follower in (log, access):
-        for _ in follower.lines():  # what was there before is told already
-            pass
-    while server.alive:
-        for line in log.lines():
-            out.print(line)
-        for line in access.lines():
-            out.print(_access_line(json.loads(line)))
-        time.sleep(0.2)
-    if (server.folder / local.STATE_FILE).exists():
-        raise Failed(f"TorchServe ended:\n{local.tail(server.folder)}")
-    out.print("stopped by kit.py stop")
-
-
-def _access_line(entry: dict[str, Any]) -> str:
-    clock = entry["time"][11:]
-    if "status" not in entry:
-        return f"{clock} {entry['message']}"
-    return f"{clock} {entry['status']} {entry['method']} {entry['path']} {entry['ms']} ms"
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from deploy.client import Client
 from deploy.java import find_java_home
 from deploy.render import LOOPBACK, Ports, ServerOptions
 from model_configs.errors import Failed, KitError
+from model_configs.schema import AnyModelConfig
 from servekit.golden import Golden
 
 STATE_FILE = "server.json"
@@ -89,6 +89,14 @@ class Server:
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return str(keys[kind]["key"]) if self.auth else None
+
+
+def served_model(config: AnyModelConfig, archive: str, golden: Golden) -> ServedModel:
+    """What a server has to know of a model whose archive stands in the store under this name."""
+    serving = config.torchserve
+    return ServedModel(
+        config.model.name, config.model.version, archive, serving.minWorkers, serving.startupTimeout, golden
+    )
 
 
 def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> list[str]:
@@ -169,28 +177,6 @@ def tail(folder: Path, lines: int = 40) -> str:
     """The end of a server's log."""
     path = folder / LOG_FILE
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
-
-
-class Follower:
-    """New whole lines of a growing file, each time lines() is called."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-
-    def lines(self) -> Iterator[str]:
-        """Lines that were finished since the last call; starts again when the file was rolled over."""
-        if not self._path.exists():
-            return
-        if self._path.stat().st_size < self._position:
-            self._position = 0
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._position += len(line)
-                yield line.decode(errors="replace").rstrip("\n")
 
 
 def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]:

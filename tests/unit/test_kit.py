@@ -72,20 +72,6 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {verb} " in text
 
 
-@pytest.mark.parametrize(
-    ("entry", "line"),
-    [
-        (
-            {"time": "2026-01-01T10:00:00,1", "method": "GET", "path": "/ping", "status": 200, "ms": 3},
-            "10:00:00,1 200 GET /ping 3 ms",
-        ),
-        ({"time": "2026-01-01T10:00:00,1", "message": "odd"}, "10:00:00,1 odd"),
-    ],
-)
-def test_access_lines_are_readable(entry: dict[str, object], line: str) -> None:
-    assert kit._access_line(entry) == line
-
-
 def test_a_broken_yaml_does_not_hide_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
