@@ -26,6 +26,8 @@ from servekit import fingerprint
 # What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
 CODE_FILES = ("*.py",)
+KEY_LENGTH = 16
+KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
 BUILDERS = {"embedding_handler.py": ("servekit.encoders.build", ("servekit/encoders/*.py", "servekit/golden.py"))}
 
@@ -68,7 +70,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     parts += [
         f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
     ]
-    done = cache / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    done = cache / f"{config.model.name}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:KEY_LENGTH]}"
     if done.is_dir():
         return done
     _require_compiler(config)
@@ -92,7 +94,15 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
             raise Failed(f"{config.model.name}: building its artefacts failed:\n{result.stderr.strip()[-4000:]}")
         if not done.is_dir():  # another build of the same key may have been faster
             out.rename(done)
+    prune(cache, config.model.name)
     return done
+
+
+def prune(cache: Path, name: str) -> None:
+    """Remove all but the last KEPT folders that were prepared for a model: each holds its weights once more."""
+    pattern = f"{name}-{'[0-9a-f]' * KEY_LENGTH}"
+    for stale in sorted(cache.glob(pattern), key=lambda folder: folder.stat().st_mtime)[:-KEPT]:
+        shutil.rmtree(stale)
 
 
 def _require_compiler(config: AnyModelConfig) -> None:

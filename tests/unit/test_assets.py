@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,12 @@ def test_no_compiler_is_told_before_anything_is_built(
     with pytest.raises(KitError, match="minilm: handler.compile.mode aot needs a C\\+\\+ compiler") as caught:
         assets.prepare(minilm, minilm_weights, tmp_path / "cache")
     assert "eager" in caught.value.hint
+
+
+def test_what_was_prepared_long_ago_is_removed(tmp_path: Path) -> None:
+    names = [f"minilm-{n:016x}" for n in range(5)] + ["minilm-l12-" + "0" * 16, "other-" + "0" * 16]
+    for age, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (age, age))
+    assets.prune(tmp_path, "minilm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
