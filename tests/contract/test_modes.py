@@ -14,7 +14,7 @@ from model_configs.schema import AnyModelConfig, Assets
 from servekit.settings import EmbeddingSettings
 
 SETTINGS: dict[str, Any] = {"max_batch_texts": 4, "warmup": {"batch_sizes": [1, 4], "lengths": [8]}}
-BUCKETS = {"batch_buckets": [1], "length_buckets": [8]}
+BUCKETS = {"batch_buckets": [4], "length_buckets": [8]}  # with the largest of each, two shapes to compile
 
 
 def tiny_config(base: AnyModelConfig, weights: Path, mode: str) -> AnyModelConfig:
