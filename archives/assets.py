@@ -29,7 +29,12 @@ CODE_FILES = ("*.py",)
 KEY_LENGTH = 16
 KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
-BUILDERS = {"embedding_handler.py": ("servekit.encoders.build", ("servekit/encoders/*.py", "servekit/golden.py"))}
+BUILDERS = {
+    "embedding_handler.py": (
+        "servekit.encoders.build",
+        ("servekit/encoders/*.py", "servekit/golden.py", "servekit/sentence_files.py", "servekit/settings.py"),
+    )
+}
 
 
 def find_weights(config: AnyModelConfig) -> Path:
@@ -42,12 +47,16 @@ def find_weights(config: AnyModelConfig) -> Path:
         if folder.is_dir():
             return _checked(folder, assets)
     if assets.hub:
-        with_code = bool(getattr(config.handler, "trust_remote_code", False))
-        return _checked(_from_hub(config.model.name, assets, with_code), assets)
+        return _checked(_from_hub(config.model.name, assets, trusts_code(config)), assets)
     raise KitError(
         f"{config.model.name}: there are no weights: {assets.path} is not a folder",
         "put config.json, the tokenizer's files and model.safetensors there",
     )
+
+
+def trusts_code(config: AnyModelConfig) -> bool:
+    """Whether the YAML lets Python code that comes with the weights run."""
+    return bool(getattr(config.handler, "trust_remote_code", False))
 
 
 def model_files(folder: Path, *, with_code: bool) -> list[Path]:

@@ -93,7 +93,7 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
     """Every file of the archive by its name there. Raises KitError for a name that stands twice or is forbidden."""
     handler = HANDLERS_DIR / config.model.handler
     package = HANDLERS_DIR / "servekit"
-    with_code = bool(getattr(config.handler, "trust_remote_code", False))
+    with_code = assets.trusts_code(config)
     pairs: list[tuple[str, Path | bytes]] = [
         (config.model.handler, handler),
         (CONFIG_FILE, config.model_config_yaml().encode()),

@@ -14,14 +14,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
-from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings
+from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings, PositiveInt
 from servekit.strict import Strict, closest, problems
 
 SCHEMA_FILE = CONFIGS_DIR / "schema.json"
 SECONDS_PER_COMPILED_SHAPE = 15
 """What torch.compile takes for one shape of a small encoder on 2 cores; larger models take longer."""
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[int, Field(ge=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
