@@ -14,18 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from deploy import RUN_DIR, render
+from deploy import RUN_DIR, cpus, render
 from deploy.client import Client
 from deploy.java import find_java_home
 from deploy.render import LOOPBACK, Ports, ServerOptions
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
 from servekit.golden import Golden
+from servekit.settings import CpuSettings
 
 STATE_FILE = "server.json"
 LOG_FILE = "logs/server.log"
@@ -37,7 +38,7 @@ STOP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of a server. archive: its file's or folder's name in the store."""
+    """One model of a server. archive: its file's or folder's name in the store; threads: of a worker, None for auto."""
 
     name: str
     version: str
@@ -45,6 +46,9 @@ class ServedModel:
     workers: int
     startup_timeout_s: int
     golden: Golden
+    max_workers: int = 1
+    threads: int | None = None
+    pinning: cpus.Pinning = "own"
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,24 @@ class Server:
 
 def served_model(config: AnyModelConfig, archive: str, golden: Golden) -> ServedModel:
     """What a server has to know of a model whose archive stands in the store under this name."""
-    serving = config.torchserve
+    serving, settings = config.torchserve, config.handler
+    own = settings if isinstance(settings, CpuSettings) else CpuSettings(pinning="off")
     return ServedModel(
-        config.model.name, config.model.version, archive, serving.minWorkers, serving.startupTimeout, golden
+        config.model.name,
+        config.model.version,
+        archive,
+        serving.minWorkers,
+        serving.startupTimeout,
+        golden,
+        serving.maxWorkers,
+        None if own.threads == "auto" else own.threads,
+        own.pinning,
     )
+
+
+def options_for(options: ServerOptions, models: list[ServedModel]) -> ServerOptions:
+    """The options, with TorchServe's launcher when the models ask for it. Raises KitError if they cannot share it."""
+    return replace(options, launcher=cpus.launcher(models))
 
 
 def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> list[str]:
@@ -117,6 +135,7 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
             f"a server for {names} already runs on port {running.port}",
             f"kit.py stop --port {running.port}, or another --port",
         )
+    options = options_for(options, models)
     java_home = find_java_home()
     _require_free(options.ports)
     render.write(options, folder)
@@ -131,7 +150,7 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
         starter = subprocess.run(
             command(options, models, folder),
             cwd=folder,
-            env=_environment(java_home, scratch, folder),
+            env=_environment(java_home, scratch, folder) | cpus.environment(models, scratch),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -188,6 +207,8 @@ def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]
     }
     return {
         **kept,
+        # The check for TorchServe's launcher runs plain `python` (WorkerLifeCycle.java); the models' is meant.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "JAVA_HOME": str(java_home),
         "TEMP": str(scratch),
         "TMPDIR": str(scratch),

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from deploy.cpus import Launcher
 from servekit.metrics import LABELS, MODEL_METRICS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -58,6 +59,10 @@ class ServerOptions:
     ports: Ports = Ports()
     auth: bool = True
     token_life_min: int = TOKEN_LIFE_MIN
+    stock: bool = False
+    """TorchServe's own defaults for all but addresses and tokens: only to compare with."""
+    launcher: Launcher | None = None
+    """TorchServe's own core pinning; the models ask for it (local.options_for)."""
 
 
 def config_properties(options: ServerOptions, folder: Path) -> str:
@@ -72,9 +77,21 @@ def config_properties(options: ServerOptions, folder: Path) -> str:
         "grpc_management_address": LOOPBACK,
         "grpc_management_port": ports.grpc_management,
         "model_store": options.store,
+        "disable_token_authorization": not options.auth,
+    }
+    if not options.stock:
+        properties |= _safe_and_quiet(options, folder)
+    if options.launcher:
+        properties["ipex_enable"] = options.launcher.ipex
+        properties["cpu_launcher_enable"] = True
+        properties["cpu_launcher_args"] = options.launcher.args
+    return "".join(f"{key}={_property(value)}\n" for key, value in properties.items())
+
+
+def _safe_and_quiet(options: ServerOptions, folder: Path) -> dict[str, object]:
+    return {
         "allowed_urls": f"file://{options.store}/.*",
         "enable_model_api": False,
-        "disable_token_authorization": not options.auth,
         "token_expiration_min": options.token_life_min,
         "install_py_dep_per_model": False,
         "enable_envvars_config": False,
@@ -89,7 +106,6 @@ def config_properties(options: ServerOptions, folder: Path) -> str:
         "disable_system_metrics": True,
         "vmargs": f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'} -XX:+ExitOnOutOfMemoryError",
     }
-    return "".join(f"{key}={_property(value)}\n" for key, value in properties.items())
 
 
 def log4j2_xml(log_dir: Path) -> str:

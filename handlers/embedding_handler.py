@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from servekit import pinning
 from servekit.batching import count_admitted, padding_waste, plan_groups
-from servekit.cpus import usable_cpus
 from servekit.embedding_requests import (
     OPENAI_MODELS,
     EmbeddingRequest,
@@ -25,7 +25,7 @@ from servekit.embedding_requests import (
 )
 from servekit.encoders import load_encoder
 from servekit.encoders.module import encoder_spec
-from servekit.errors import RequestError
+from servekit.errors import RequestError, overloaded
 from servekit.log import log, quiet_worker
 from servekit.metrics import BATCH_FILL, FORWARD, PADDING, REFUSED, TEXTS, TOKENIZE, TRUNCATED, Recorder
 from servekit.settings import EmbeddingSettings
@@ -49,9 +49,8 @@ class EmbeddingHandler:
         self.settings = EmbeddingSettings.model_validate(config.get("handler", {}))
         self.batch_size = context.system_properties["batch_size"] or 1
 
-        workers = config.get("maxWorkers", config.get("minWorkers", 1))
-        auto_threads = max(1, usable_cpus() // workers)
-        torch.set_num_threads(auto_threads if self.settings.threads == "auto" else self.settings.threads)
+        cpus = pinning.claim(self.settings, config)
+        torch.set_num_threads(cpus.threads)
 
         started = time.perf_counter()
         spec = encoder_spec(self.name, model_dir / "model", self.settings)
@@ -63,10 +62,10 @@ class EmbeddingHandler:
         self.token_budget = tokens_per_s * timeout_s * USABLE_SHARE_OF_TIMEOUT
         self.metrics = Recorder(context.metrics, self.name)
         log.info(
-            "%s: %s encoder, %d threads, loaded in %.2f s, warmed in %.2f s, %.0f tokens/s",
+            "%s: %s encoder, %s, loaded in %.2f s, warmed in %.2f s, %.0f tokens/s",
             self.name,
             self.encoder.mode,
-            torch.get_num_threads(),
+            cpus.text,
             loaded - started,
             time.perf_counter() - loaded,
             tokens_per_s,
@@ -116,11 +115,8 @@ class EmbeddingHandler:
 
         costs = [sum(len(row.ids) for row in request_rows) for request_rows in rows.values()]
         for index in list(rows)[count_admitted(costs, self.token_budget) :]:
-            busy = RequestError(
-                429, "overloaded", "too much work queued before this request; try again", kind="overloaded"
-            )
             context.set_response_header(index, "Retry-After", "1")
-            replies[index] = self._refuse(context, index, busy)
+            replies[index] = self._refuse(context, index, overloaded())
             del rows[index]
         return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,10 +16,19 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from archives import assets, build
 from archives.build import Archive
 from model_configs.schema import AnyModelConfig, load_model
+from servekit import pinning
 from tests.fakes.tiny_model import make_tiny_model
 
 hypothesis.settings.register_profile("kit", deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("kit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stays_unpinned() -> Iterator[None]:
+    """Handlers that tests load into this process may not pin it: the tests after them would run on fewer CPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pinning, "take", lambda slices: slices[0])
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedding_handler import EmbeddingHandler
+from servekit import pinning
+from servekit.cpu_plan import made_up_machine
 from tests.fakes.context import ask, make_context
 from tests.fakes.tiny_model import WORDS
 
@@ -180,12 +182,10 @@ EAGER_PADDING = 0.12
 def test_threads_are_divided_among_workers(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    import embedding_handler
-
     (tmp_path / "model").symlink_to(tiny_model)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    monkeypatch.setattr(embedding_handler, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(pinning, "read_machine", lambda: made_up_machine(8))
     for config in ({"maxWorkers": 3}, {"maxWorkers": 16}, {"handler": {**EAGER, "threads": 5}}):
         EmbeddingHandler().initialize(make_context(tmp_path, {"handler": EAGER, **config}))
     assert asked == [2, 1, 5]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
-from deploy import java, render
-from deploy.local import _require_free
+from deploy import cpus, java, render
+from deploy.local import ServedModel, Server, _read, _require_free, _write, options_for
 from deploy.logs import Follower, access_line
 from deploy.readiness import worker_error
 from deploy.render import Ports, ServerOptions, config_properties
 from model_configs.errors import KitError
+from servekit.cpu_plan import made_up_machine
+from servekit.cpus import allowed_cpus
+from servekit.golden import Golden
 from servekit.metrics import MODEL_METRICS
 
 
@@ -37,6 +42,126 @@ def test_the_defaults_are_safe() -> None:
 
 def test_no_auth_is_asked_for() -> None:
     assert properties(ServerOptions(Path("/store"), auth=False))["disable_token_authorization"] == "true"
+
+
+def model(name: str = "a", workers: int = 1, threads: int | None = None, pinning: cpus.Pinning = "own") -> ServedModel:
+    golden = Golden({}, "vectors", [[1.0]], 0.001)
+    return ServedModel(name, "1.0", f"{name}.mar", workers, 60, golden, workers, threads, pinning)
+
+
+def test_the_launcher_is_rendered_when_the_models_ask_for_it() -> None:
+    """The article's three keys, as ConfigManager.java of TorchServe 0.12.0 reads them."""
+    options = ServerOptions(Path("/store"))
+    assert not {key for key in properties(options_for(options, [model()])) if "launcher" in key or "ipex" in key}
+    found = properties(options_for(options, [model(pinning="launcher", threads=1)]))
+    assert found["cpu_launcher_enable"] == "true"
+    assert found["cpu_launcher_args"] == "--ninstances 1 --ncores_per_instance 1"
+    assert found["ipex_enable"] == ("false" if find_spec("intel_extension_for_pytorch") is None else "true")
+
+
+def test_the_launchers_cores_follow_the_quota_and_not_the_host() -> None:
+    host = made_up_machine(48, smt=2, sockets=2, quota=8)
+    found = cpus.launcher([model(workers=4, pinning="launcher")], host)
+    assert found
+    assert found.args == "--ninstances 1 --ncores_per_instance 2"
+    too_many = cpus.launcher([model(workers=50, pinning="launcher")], host)
+    assert too_many
+    assert too_many.args.endswith(" 1")
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([model("a"), model("b", pinning="launcher")], "a says own, b says launcher"),
+        ([model("a", pinning="off"), model("b", pinning="launcher")], "a says off, b says launcher"),
+        ([model("a"), model("b", threads=2)], "handler.threads: a says auto, b says 2"),
+    ],
+)
+def test_models_that_cannot_share_a_server_are_refused(models: list[ServedModel], words: str) -> None:
+    for ask in (cpus.start_lines, lambda them: options_for(ServerOptions(Path("/store")), them)):
+        with pytest.raises(KitError, match=words) as caught:
+            ask(models)
+        assert "two ports" in caught.value.hint
+
+
+def test_the_plan_counts_the_workers_of_all_models() -> None:
+    served = [model("a", 2), model("b", 1, pinning="own"), model("c", 1, threads=3, pinning="off")]
+    assert cpus.cpu_plan(served, made_up_machine(8)).workers == 4
+    assert cpus.environment(served, Path("/scratch")) == {
+        "SERVEKIT_WORKERS": "4",
+        "SERVEKIT_LEASES": "/scratch/leases",
+    }
+
+
+def test_the_plan_is_told_before_the_start() -> None:
+    machine = made_up_machine(8)
+    assert cpus.start_lines([model(workers=3)], machine) == [
+        "cpus: 3 workers × 2 threads on 8 CPUs (8 cores, 1 NUMA node): 6 of 8 cores used (75 %)",
+        "cpus: 3 workers × 2 threads leave 2 of 8 cores idle (75 % used): 2 or 4 workers use all",
+        "cpus: worker 0: 2 threads on CPUs 0-1, node 0",
+        "cpus: worker 1: 2 threads on CPUs 2-3, node 0",
+        "cpus: worker 2: 2 threads on CPUs 5-6, node 0",
+    ]
+    assert cpus.start_lines([model(pinning="off")], machine)[-1] == "cpus: no worker is pinned (pinning: off)"
+    assert cpus.start_lines([model(workers=9)], machine) == [
+        "cpus: 9 workers on 8 CPUs (8 cores, 1 NUMA node): 8 threads may compute at once",
+        "cpus: no worker is pinned; serve fewer workers, or give them more CPUs",
+    ]
+
+
+def fake_launcher(monkeypatch: pytest.MonkeyPatch, code: int, output: str) -> list[list[str]]:
+    """What torch.backends.xeon.run_cpu would print, and its exit code; returns the calls."""
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, code, output, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_the_launcher_is_tried_as_torchserve_will(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_launcher(monkeypatch, 0, f"INFO\nCpus_allowed_list:\t{min(allowed_cpus())}\n")
+    lines = cpus.start_lines([model(workers=4, pinning="launcher")], made_up_machine(8))
+    assert lines[-1].endswith("run_cpu --ninstances 1 --ncores_per_instance 2")
+    assert [command[-7:-3] for command in calls] == [["4", "--rank", rank, "--no_python"] for rank in "03"]
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "warning"),
+    [
+        (1, "Traceback\nFileNotFoundError: 'lscpu'", "it does not run here, so no worker will be pinned: FileNotFound"),
+        (0, "Cpus_allowed_list:\t4000", "it pins to CPUs that this process was not given: 4000"),
+    ],
+)
+def test_a_launcher_that_cannot_pin_is_told(
+    monkeypatch: pytest.MonkeyPatch, code: int, output: str, warning: str
+) -> None:
+    fake_launcher(monkeypatch, code, output)
+    assert f"cpus: warning: {warning}" in cpus.start_lines([model(pinning="launcher")])[-1]
+
+
+def test_a_launcher_under_a_cpuset_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """run_cpu ends with 0 there, TorchServe believes it, and no worker ever starts."""
+    fake_launcher(
+        monkeypatch, 0, "taskset: failed to set pid 7's affinity: Invalid argument\nE1121 failed (exitcode: 1)"
+    )
+    with pytest.raises(KitError, match="taskset: failed to set pid 7's affinity") as caught:
+        cpus.start_lines([model(pinning="launcher")])
+    assert "pinning: own" in caught.value.hint
+
+
+def test_two_models_under_the_launcher_share_their_first_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_launcher(monkeypatch, 0, f"Cpus_allowed_list:\t{min(allowed_cpus())}")
+    lines = cpus.start_lines([model("a", pinning="launcher"), model("b", pinning="launcher")])
+    assert "the first workers of all models get the same cores" in lines[-1]
+
+
+def test_a_server_is_read_as_it_was_written(tmp_path: Path) -> None:
+    server = Server(1, 8080, True, tmp_path, tmp_path, (model("a", 2, 3, "off"), model("b")))
+    _write(server)
+    assert _read(tmp_path) == server
 
 
 def test_ports_follow_from_the_first() -> None:
