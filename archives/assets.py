@@ -24,34 +24,56 @@ from model_configs.schema import AnyModelConfig, Assets
 from servekit import fingerprint
 
 # What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "model.pt", "*/config.json")
 CODE_FILES = ("*.py",)
 KEY_LENGTH = 16
 KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
+SHARED_SOURCES = ("servekit/aot.py", "servekit/golden.py", "servekit/settings.py")
 BUILDERS = {
     "embedding_handler.py": (
         "servekit.encoders.build",
-        ("servekit/encoders/*.py", "servekit/golden.py", "servekit/sentence_files.py", "servekit/settings.py"),
-    )
+        ("servekit/encoders/*.py", *SHARED_SOURCES, "servekit/sentence_files.py"),
+    ),
+    "classifier_handler.py": (
+        "servekit.classifiers.build",
+        ("servekit/classifiers/*.py", *SHARED_SOURCES, "servekit/classifier_requests.py", "servekit/tokenizer.py"),
+    ),
 }
+# torchao quantises when an archive is built. It stands beside the environment, for builders alone: a worker that finds
+# it imports it with transformers, 1.4 s more for nothing.
+QUANTISER = Path(sys.prefix) / "int8"
 
 
 def find_weights(config: AnyModelConfig) -> Path:
     """The folder that holds the model. Raises KitError that says what is missing and where to put it."""
     assets: Assets = config.model.assets
     if assets.package and assets.package_folder:
-        return _checked(_package_folder(assets.package, assets.package_folder), assets)
+        return _checked(_package_folder(assets.package, assets.package_folder), config)
     if assets.path:
         folder = ROOT / Path(assets.path).expanduser()
         if folder.is_dir():
-            return _checked(folder, assets)
+            return _checked(folder, config)
     if assets.hub:
-        return _checked(_from_hub(config.model.name, assets, trusts_code(config)), assets)
+        return _checked(_from_hub(config.model.name, assets, trusts_code(config)), config)
     raise KitError(
         f"{config.model.name}: there are no weights: {assets.path} is not a folder",
         "put config.json, the tokenizer's files and model.safetensors there",
     )
+
+
+def state(config: AnyModelConfig) -> str:
+    """Where the weights are, or what is missing, in a word or a line; nothing is fetched."""
+    source = config.model.assets
+    if source.package is None and source.path and not (ROOT / Path(source.path).expanduser()).is_dir():
+        return f"missing: {source.path}" + (f", else from the hub: {source.hub}" if source.hub else "")
+    if source.package is None and not source.path:
+        return f"from the hub: {source.hub}"
+    try:
+        find_weights(config)
+    except KitError as error:
+        return f"missing: {error}"
+    return "here"
 
 
 def trusts_code(config: AnyModelConfig) -> bool:
@@ -79,10 +101,13 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     parts += [
         f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
     ]
+    calibration = calibration_folder(config)
+    if calibration:
+        parts += [f"{p.name}:{fingerprint.file_sha256(p)}" for p in sorted(calibration.rglob("*.*"))]
     done = cache / f"{config.model.name}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:KEY_LENGTH]}"
     if done.is_dir():
         return done
-    _require_compiler(config)
+    _require_tools(config)
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building,
@@ -92,12 +117,13 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
         out.mkdir()
         environment = {
             **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-            "PYTHONPATH": str(HANDLERS_DIR),
+            "PYTHONPATH": f"{HANDLERS_DIR}{os.pathsep}{QUANTISER}",
             "PYTHONHASHSEED": "0",
             "TORCHINDUCTOR_CACHE_DIR": str(inductor_dir),
             "TOKENIZERS_PARALLELISM": "false",
         }
         command = [str(python), "-m", program, str(weights), str(out), config.model.name, settings]
+        command += [str(calibration)] if calibration else []
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise Failed(f"{config.model.name}: building its artefacts failed:\n{result.stderr.strip()[-4000:]}")
@@ -114,14 +140,30 @@ def prune(cache: Path, name: str) -> None:
         shutil.rmtree(stale)
 
 
-def _require_compiler(config: AnyModelConfig) -> None:
-    if getattr(getattr(config.handler, "compile", None), "mode", None) != "aot":
-        return
-    candidates = [os.environ.get("CXX", "g++"), "g++", "clang++"]
-    if not any(shutil.which(candidate) for candidate in candidates):
+def calibration_folder(config: AnyModelConfig) -> Path | None:
+    """The folder of typical inputs, None when the YAML names none. Raises KitError when it is not there."""
+    if not config.model.assets.calibration:
+        return None
+    folder = ROOT / Path(config.model.assets.calibration).expanduser()
+    if not folder.is_dir():
         raise KitError(
-            f"{config.model.name}: handler.compile.mode aot needs a C++ compiler, and there is none",
-            "install g++ or clang++, or set handler.compile.mode to eager",
+            f"{config.model.name}: model.assets.calibration: {config.model.assets.calibration} is not a folder",
+            "put some dozens of typical images there, or .txt files with a text a line",
+        )
+    return folder
+
+
+def _require_tools(config: AnyModelConfig) -> None:
+    settings = config.handler
+    if "compiler" in settings.needs and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "g++", "clang++"])):
+        raise KitError(
+            f"{config.model.name}: {settings.needs['compiler']} needs a C++ compiler, and there is none",
+            f"install g++ or clang++, or set {settings.needs['compiler'].split(':')[0]} to eager",
+        )
+    if "torchao" in settings.needs and not (QUANTISER / "torchao").is_dir():
+        raise KitError(
+            f"{config.model.name}: {settings.needs['torchao']} needs torchao, and it is not in {QUANTISER}",
+            f"make int8, or pip install --no-deps --target {QUANTISER} --requirement requirements-int8.txt",
         )
 
 
@@ -176,10 +218,12 @@ def _from_hub(name: str, assets: Assets, with_code: bool) -> Path:
         ) from error
 
 
-def _checked(folder: Path, assets: Assets) -> Path:
-    if not (folder / "config.json").exists():
-        raise KitError(f"{folder} has no config.json: it is not a transformers model", "see model.assets in the YAML")
-    if not list(folder.glob("*.safetensors")):
+def _checked(folder: Path, config: AnyModelConfig) -> Path:
+    assets, source = config.model.assets, getattr(config.handler, "source", "transformers")
+    wanted = {"torchscript": "model.pt", "module": "model.safetensors"}.get(source, "config.json")
+    if not (folder / wanted).exists():
+        raise KitError(f"{folder} has no {wanted}: it is not a {source} model", "see model.assets in the YAML")
+    if source != "torchscript" and not list(folder.glob("*.safetensors")):
         raise KitError(
             f"{folder} has no *.safetensors; pickled weights are not loaded",
             "convert them: model.save_pretrained(folder, safe_serialization=True)",

@@ -228,6 +228,11 @@ def read_entry(archive: Path, name: str) -> bytes:
         return file.read()
 
 
+def has_entry(archive: Path, name: str) -> bool:
+    """Whether an archive in any format has this file."""
+    return name in read_sums(archive)
+
+
 def unpack(archive: Path, folder: Path) -> Path:
     """The archive's root as a worker sees it: the folder itself, or the file unpacked into folder."""
     if archive.is_dir():

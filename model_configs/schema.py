@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
-from servekit.settings import HANDLER_SETTINGS, EmbeddingSettings, PositiveInt
+from servekit.settings import HANDLER_SETTINGS, CpuSettings, EmbeddingSettings, PositiveInt
 from servekit.strict import Strict, closest, problems
 
 SCHEMA_FILE = CONFIGS_DIR / "schema.json"
@@ -42,6 +42,9 @@ class Assets(Strict):
     """The hub revision; a commit hash makes the archive reproducible."""
     sha256: dict[str, Sha256] = Field(default_factory=dict)
     """Files that must have these sums."""
+    calibration: str | None = None
+    """A folder of typical inputs that quantised steps are calibrated on and compared with float32 on; it is not
+    part of the archive. Relative paths start at the project's root."""
 
     @model_validator(mode="after")
     def _has_a_source(self) -> Assets:
@@ -268,6 +271,8 @@ def advice(config: AnyModelConfig) -> list[str]:
         lines.append("torchserve.maxBatchDelay: 0 never gathers more than 2 requests into a batch; 1 does")
     if serving.asyncCommunication:
         lines.append("torchserve.asyncCommunication: workers were seen to die under load and to leak replies")
+    if isinstance(config.handler, CpuSettings) and config.handler.pinning == "launcher":
+        lines.append("handler.pinning: the launcher reads the host's lscpu: no worker starts under a cpuset; own does")
     if config.model.assets.hub and config.model.assets.revision == "main":
         lines.append("model.assets.revision: 'main' moves; a commit hash keeps the archive reproducible")
     return lines

@@ -28,6 +28,15 @@ def plan_groups(lengths: Sequence[int], max_batch: int, max_padding: float) -> l
     return groups
 
 
+def cut(count: int, sizes: Sequence[int]) -> list[int]:
+    """count as a sum of sizes, largest first: 13 by (1, 8) is [8, 1, 1, 1, 1, 1]. sizes ascend from 1."""
+    parts = []
+    for size in reversed(sizes):
+        parts += [size] * (count // size)
+        count %= size
+    return parts
+
+
 def padding_waste(lengths: Sequence[int], shapes: Sequence[tuple[int, int]]) -> float:
     """Share of the token slots of shapes (rows, columns) that hold none of the tokens counted in lengths."""
     slots = sum(rows * columns for rows, columns in shapes)

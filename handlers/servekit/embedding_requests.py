@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from servekit.errors import RequestError
-from servekit.strict import Strict, problems
-from servekit.wire import Body
+from servekit.strict import Strict
+from servekit.wire import Body, validate
 
-Model = TypeVar("Model", bound=Strict)
 Vectors = NDArray[np.float32]
 
 OPENAI_EMBEDDINGS = "v1/embeddings"
@@ -80,7 +79,7 @@ def _parse_inputs(body: Body) -> EmbeddingRequest:
         return EmbeddingRequest([body.content], one=True)
     if isinstance(body.content, str):
         return EmbeddingRequest([body.content], one=True)
-    parsed = _validate(InputsBody, body.content)
+    parsed = validate(InputsBody, body.content)
     one = isinstance(parsed.inputs, str)
     return EmbeddingRequest([parsed.inputs] if isinstance(parsed.inputs, str) else parsed.inputs, parsed.truncate, one)
 
@@ -95,7 +94,7 @@ def _parse_openai(body: Body, model_name: str, dimension: int) -> EmbeddingReque
             "input: token ids are not accepted, send text "
             "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
         )
-    parsed = _validate(OpenAIBody, body.content)
+    parsed = validate(OpenAIBody, body.content)
     if parsed.model != model_name:
         raise RequestError(404, "model_not_found", f"model: {parsed.model!r} is not served here, {model_name!r} is")
     if parsed.dimensions is not None and parsed.dimensions > dimension:
@@ -108,13 +107,6 @@ def _holds_token_ids(value: Any) -> bool:
     while isinstance(value, list) and value:
         value = value[0]
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _validate(model: type[Model], content: Any) -> Model:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise RequestError(422, "invalid_request", "; ".join(problems(error, model))) from None
 
 
 def render_reply(request: EmbeddingRequest, vectors: Vectors, tokens: int) -> bytes:

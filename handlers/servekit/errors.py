@@ -21,7 +21,16 @@ class RequestError(Exception):
         self.code = code
         self.kind = kind
 
+    def at(self, index: int) -> RequestError:
+        """The same error, saying which of several inputs it is about."""
+        return RequestError(self.status, self.code, f"input {index}: {self}", kind=self.kind)
+
     @property
     def body(self) -> bytes:
         """OpenAI's error object as JSON."""
         return orjson.dumps({"error": {"message": str(self), "type": self.kind, "code": self.code}})
+
+
+def overloaded() -> RequestError:
+    """For a request that fits no more into the time there is; answer it with a Retry-After header."""
+    return RequestError(429, "overloaded", "too much work queued before this request; try again", kind="overloaded")

@@ -6,6 +6,7 @@ Knows nothing of how artefacts are made or loaded.
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ ISA_FEATURES = (
     "amx_bf16", "neon", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
 CHUNK_BYTES = 1 << 20
+WEIGHT_FILES = ("config.json", "*.safetensors", "*.pt", "*.py")
 
 
 def file_sha256(path: Path) -> str:
@@ -28,9 +30,9 @@ def file_sha256(path: Path) -> str:
 
 
 def model_sha256(model_dir: Path) -> str:
-    """Hex sha256 over config.json and the weights: what an encoder computes depends on nothing else in the folder."""
+    """Hex sha256 over what a model computes with: config.json, weights, and the code that came with them."""
     digest = hashlib.sha256()
-    for path in [model_dir / "config.json", *sorted(model_dir.glob("*.safetensors"))]:
+    for path in sorted(path for pattern in WEIGHT_FILES for path in model_dir.glob(pattern)):
         digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -42,6 +44,16 @@ def machine() -> dict[str, str]:
     features: Mapping[str, Any] = torch.cpu.get_capabilities()
     names = [name for name in ISA_FEATURES if features.get(name)]
     return {"torch": torch.__version__.split("+")[0], "isa": " ".join([str(features["architecture"]), *names])}
+
+
+def cpu_model() -> str:
+    """The CPU's name as /proc/cpuinfo has it; the architecture where it has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def difference(wanted: dict[str, str], found: dict[str, str]) -> str:

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 GOLDEN_FILE = "golden.json"
 
 
 @dataclass(frozen=True)
 class Golden:
-    """body is posted as JSON to /predictions/<model>; the reply must be vectors with at least min_cosine to these."""
+    """body is posted as JSON to /predictions/<model>; the reply must be near what is expected.
+
+    vectors: expected is a list of vectors, tolerance the most that a cosine may be below 1.
+    scores: expected is for each input a score by label, tolerance the most that a score may differ, relative to
+    scores beyond 1.
+    """
 
     body: dict[str, object]
-    vectors: list[list[float]]
-    min_cosine: float
+    kind: Literal["vectors", "scores"]
+    expected: list[Any]
+    tolerance: float
 
     def save(self, folder: Path) -> None:
         """Write golden.json into folder."""
@@ -35,18 +42,39 @@ class Golden:
     def verdict(self, reply: bytes) -> str:
         """What is wrong with a reply, or the empty string when it is right."""
         try:
-            vectors = json.loads(reply)
+            answers = json.loads(reply)
         except ValueError:
             return f"not JSON: {reply[:80]!r}"
-        if not isinstance(vectors, list) or len(vectors) != len(self.vectors):
-            return f"expected {len(self.vectors)} vectors, got {str(vectors)[:200]}"
-        for index, (expected, found) in enumerate(zip(self.vectors, vectors, strict=True)):
-            if not isinstance(found, list) or len(found) != len(expected):
-                return f"vector {index}: expected {len(expected)} numbers, got {str(found)[:80]}"
-            similarity = cosine(expected, found)
-            if not similarity >= self.min_cosine:  # also catches NaN
-                return f"vector {index}: cosine {similarity:.6f} to the reference is below {self.min_cosine}"
+        if not isinstance(answers, list) or len(answers) != len(self.expected):
+            return f"expected {len(self.expected)} answers, got {str(answers)[:200]}"
+        judge: Callable[[Any, object, float], str] = vector_problem if self.kind == "vectors" else scores_problem
+        for index, (expected, found) in enumerate(zip(self.expected, answers, strict=True)):
+            if problem := judge(expected, found, self.tolerance):
+                return f"answer {index}: {problem}"
         return ""
+
+
+def vector_problem(expected: Sequence[float], found: object, tolerance: float) -> str:
+    """What is wrong with one vector."""
+    if not isinstance(found, list) or len(found) != len(expected):
+        return f"expected {len(expected)} numbers, got {str(found)[:80]}"
+    similarity = cosine(expected, found)
+    if not similarity >= 1 - tolerance:  # also catches NaN
+        return f"cosine {similarity:.6f} to the reference is below {1 - tolerance}"
+    return ""
+
+
+def scores_problem(expected: Mapping[str, float], found: object, tolerance: float) -> str:
+    """What is wrong with one list of {"label", "score"}, which may hold only the best."""
+    if not isinstance(found, list) or not found:
+        return f"expected labels with scores, got {str(found)[:80]}"
+    for each in found:
+        label = str(each.get("label")) if isinstance(each, dict) else ""
+        if label not in expected:
+            return f"expected one of the labels {', '.join(expected)[:80]}, got {str(each)[:80]}"
+        if not abs(each["score"] - expected[label]) <= tolerance * max(1.0, abs(expected[label])):
+            return f"{label} has score {each['score']:.4f}, the reference {expected[label]:.4f}"
+    return ""
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:

@@ -23,14 +23,16 @@ class Metric:
 
 
 TOKENIZE = Metric("servekit_tokenize_seconds", "histogram", "Seconds")
+READ = Metric("servekit_read_seconds", "histogram", "Seconds")
 FORWARD = Metric("servekit_forward_seconds", "histogram", "Seconds")
 BATCH_FILL = Metric("servekit_batch_fill_ratio", "histogram", "Ratio")
 PADDING = Metric("servekit_padding_waste_ratio", "histogram", "Ratio")
 TEXTS = Metric("servekit_texts_total", "counter", "Count")
+ITEMS = Metric("servekit_items_total", "counter", "Count")
 TRUNCATED = Metric("servekit_truncated_texts_total", "counter", "Count")
 REFUSED = Metric("servekit_refused_requests_total", "counter", "Count")
 
-MODEL_METRICS = (TOKENIZE, FORWARD, BATCH_FILL, PADDING, TEXTS, TRUNCATED, REFUSED)
+MODEL_METRICS = (TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED)
 
 
 class Recorder:

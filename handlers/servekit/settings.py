@@ -38,7 +38,17 @@ class WarmupSettings(Strict):
     lengths: Buckets = (16, 64, 256)
 
 
-class EmbeddingSettings(Strict):
+class CpuSettings(Strict):
+    """What a handler that computes on CPUs may be told about them; the handlers' settings inherit it."""
+
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """CPU threads of one worker; auto is one for each physical core of the worker's share of the CPUs it may use."""
+    pinning: Literal["own", "launcher", "off"] = "own"
+    """own: each worker pins itself to its share. launcher: TorchServe's cpu_launcher_enable does, from the host's
+    lscpu; it breaks under a cpuset. off: no worker is pinned."""
+
+
+class EmbeddingSettings(CpuSettings):
     """Settings of embedding_handler.py."""
 
     pooling: Literal["auto", "mean", "cls", "max"] = "auto"
@@ -49,8 +59,6 @@ class EmbeddingSettings(Strict):
     """Longest row in tokens, special tokens included; auto reads the model's files."""
     trust_remote_code: bool = False
     """Run Python code that comes with the weights. Only for weights whose code you have read."""
-    threads: Literal["auto"] | PositiveInt = "auto"
-    """CPU threads of one worker; auto divides the CPUs this process may use by the number of workers."""
     max_batch_texts: PositiveInt = 32
     """Most texts in one forward pass; larger batches are split."""
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.12
@@ -61,6 +69,11 @@ class EmbeddingSettings(Strict):
     """A larger body is answered 413."""
     compile: CompileSettings = CompileSettings()
     warmup: WarmupSettings = WarmupSettings()
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Tools that building the archive needs, each with the key that asks for it."""
+        return {"compiler": "handler.compile.mode: aot"} if self.compile.mode == "aot" else {}
 
     @model_validator(mode="after")
     def _buckets_fit(self) -> EmbeddingSettings:
@@ -73,4 +86,71 @@ class EmbeddingSettings(Strict):
         return self
 
 
-HANDLER_SETTINGS: dict[str, type[Strict]] = {"embedding_handler.py": EmbeddingSettings}
+LadderStep = Literal["eager", "channels_last", "ipex", "compile", "bf16", "int8"]
+CANDIDATES: tuple[LadderStep, ...] = ("eager", "channels_last", "ipex", "compile")
+
+
+class ClassifierSettings(CpuSettings):
+    """Settings of classifier_handler.py."""
+
+    task: Literal["auto", "image", "text"] = "auto"
+    """auto: image when the model's folder has a preprocessor_config.json, else text."""
+    source: Literal["transformers", "torchscript", "module"] = "transformers"
+    """transformers: config.json and safetensors. torchscript: model.pt. module: a class in class_file, whose
+    state_dict is model.safetensors."""
+    class_file: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*\.py$")] | None = None
+    """source module only: the file, in the model's folder, that defines class_name."""
+    class_name: str | None = None
+    step: Literal["auto"] | LadderStep = "auto"
+    """How the model is run; auto measures the candidates on this machine, once, and takes the fastest."""
+    candidates: Annotated[tuple[LadderStep, ...], Field(strict=False, min_length=1)] = CANDIDATES
+    """What auto may choose from. bf16 and int8 change the scores, so they have to be named here."""
+    batch_sizes: Buckets = (1, 8)
+    """Sizes of a forward pass. Images are cut into exactly these, with no padding; texts go up to the largest."""
+    function: Literal["auto", "softmax", "sigmoid", "none"] = "auto"
+    """From logits to scores; auto reads the model's problem_type, as transformers' pipelines do."""
+    top_k: PositiveInt = 5
+    """Labels in a reply, best first, when the request names no top_k."""
+    max_length: Literal["auto"] | PositiveInt = "auto"
+    """Texts only: longest row in tokens, special tokens included; auto reads the model's files."""
+    max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.12
+    """Texts only: share of token slots in one forward pass that may be padding before the batch is split."""
+    max_image_pixels: PositiveInt = 25_000_000
+    """A larger image is answered 413 before it is decoded."""
+    max_items_per_request: PositiveInt = 64
+    """A request with more images or texts is answered 413."""
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 6 * 1024 * 1024
+    """A larger body is answered 413."""
+    min_agreement: Annotated[float, Field(ge=0.0, le=1.0)] = 0.98
+    """bf16, int8: share of the calibration items whose best label must be the fp32 model's, or no archive is built."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the weights. Only for weights whose code you have read."""
+
+    @property
+    def steps(self) -> tuple[LadderStep, ...]:
+        """The steps that may run."""
+        return self.candidates if self.step == "auto" else (self.step,)
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Tools that building the archive needs, each with the key that asks for it."""
+        tools = {"compiler": f"handler.step: {self.step}"} if self.step in ("compile", "bf16", "int8") else {}
+        return tools | ({"torchao": "handler.step: int8"} if "int8" in self.steps else {})
+
+    @model_validator(mode="after")
+    def _module_is_named(self) -> ClassifierSettings:
+        if (self.source == "module") != bool(self.class_file and self.class_name):
+            raise ValueError("class_file and class_name go with source: module, and only with it")
+        if self.source == "module" and not self.trust_remote_code:
+            raise ValueError("source: module runs class_file's code: set trust_remote_code when you have read it")
+        if list(self.batch_sizes) != sorted(set(self.batch_sizes)) or self.batch_sizes[0] != 1:
+            raise ValueError("batch_sizes: ascending and from 1, so that every number of items can be made of them")
+        if "eager" not in self.candidates:
+            raise ValueError("candidates: eager is what the others are measured against")
+        return self
+
+
+HANDLER_SETTINGS: dict[str, type[Strict]] = {
+    "classifier_handler.py": ClassifierSettings,
+    "embedding_handler.py": EmbeddingSettings,
+}

@@ -66,4 +66,4 @@ def test_without_compiler_and_artefact_a_worker_runs_eager(
     assert "isa: built for riscv64" in said[0]
     assert "no C++ compiler" in said[1]
     assert "tiny: eager encoder" in said[-1]
-    assert (reply.status, len(golden.vectors)) == (200, 3)
+    assert (reply.status, len(golden.expected)) == (200, 3)

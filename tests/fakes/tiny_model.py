@@ -31,7 +31,7 @@ def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean"
     }
     model = BertModel(BertConfig(**sizes)) if family == "bert" else MPNetModel(MPNetConfig(**sizes))
     model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     modules = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
     _write(
         folder / "modules.json",
@@ -55,7 +55,7 @@ def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean"
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -69,6 +69,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 

@@ -75,7 +75,7 @@ def test_no_compiler_is_told_before_anything_is_built(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(KitError, match="minilm: handler.compile.mode aot needs a C\\+\\+ compiler") as caught:
+    with pytest.raises(KitError, match="minilm: handler.compile.mode: aot needs a C\\+\\+ compiler") as caught:
         assets.prepare(minilm, minilm_weights, tmp_path / "cache")
     assert "eager" in caught.value.hint
 

@@ -15,7 +15,7 @@ from deploy.readiness import check, wait_ready
 from model_configs.errors import Failed
 from servekit.golden import Golden
 
-GOLDEN = Golden({"inputs": ["a"]}, [[0.6, 0.8]], 0.9999)
+GOLDEN = Golden({"inputs": ["a"]}, "vectors", [[0.6, 0.8]], 0.0001)
 RIGHT = b"[[0.6, 0.8]]"
 
 

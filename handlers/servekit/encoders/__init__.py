@@ -49,9 +49,10 @@ def load_encoder(spec: EncoderSpec, compile_settings: CompileSettings, artefact:
         log.info("%s: ahead-of-time artefact not used (%s); compiling in the worker instead", spec.name, reason)
         mode = "jit"
     if mode == "jit":
+        from servekit.aot import missing_compiler
         from servekit.encoders import jit
 
-        reason = jit.missing_compiler()
+        reason = missing_compiler()
         if not reason:
             return jit.JitEncoder(spec, compile_settings)
         log.info("%s: torch.compile not used (%s); running eager, slower", spec.name, reason)

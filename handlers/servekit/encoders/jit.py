@@ -17,18 +17,6 @@ from servekit.encoders.module import EncoderSpec, load_module
 from servekit.settings import CompileSettings
 
 
-def missing_compiler() -> str:
-    """Why torch.compile cannot work here, or the empty string when it can."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return "no C++ compiler: set CXX or install g++"
-    return ""
-
-
 class JitEncoder:
     """Only the bucket shapes."""
 
