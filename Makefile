@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test test-torchserve-0.11 bench lint format schema stop clean
+.PHONY: serve test test-torchserve-0.11 bench digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -26,6 +26,16 @@ test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
 
 bench: .venv/.installed-dev
 	$(PY) -m loadtest.bench_embedding $(ARGS)
+
+# torchao, beside the environment: builders see it, workers do not.
+int8: .venv/int8/torchao
+.venv/int8/torchao: .venv/.installed requirements-int8.txt
+	@$(PIP) install --no-deps --target .venv/int8 --upgrade --requirement requirements-int8.txt
+	@touch $@
+
+# The digits' teacher, and the student that is shipped: about 15 minutes.
+digits: .venv/.installed-dev
+	$(PY) -m archives.distillation.digits $(ARGS)
 
 lint: .venv/.installed-dev
 	.venv/bin/ruff check .

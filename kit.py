@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
+import yaml
 
 import model_configs
 from archives import STORE, assets, build, verify
-from deploy import RUN_DIR, local, logs, readiness, render
+from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
 from model_configs import schema
 from model_configs.errors import Failed, KitError
+from printing import err, explain, out, report, write_json
+from servekit import cpu_plan
+from servekit.cpus import read_machine
 
 app = typer.Typer(
     help="Build, prove and serve PyTorch models on TorchServe: one YAML a model.",
@@ -28,9 +30,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
-out = Console(**PLAIN, width=None if sys.stdout.isatty() else 160)
-err = Console(**PLAIN, stderr=True)
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -70,7 +69,7 @@ def check(
         except KitError as error:
             errors.append(error)
             continue
-        rows.append({"model": name, "valid": True, "advice": schema.advice(config), "weights": _weights_state(config)})
+        rows.append({"model": name, "valid": True, "advice": schema.advice(config), "weights": assets.state(config)})
     if errors:
         raise KitError("\n       ".join(map(str, errors)), errors[0].hint)
     report(rows, {"checked": rows}, json_file)
@@ -133,24 +132,27 @@ def serve(
 ) -> None:
     """Build what has changed, start TorchServe, wait until it answers right, then stream its log until Ctrl-C."""
     options = render.ServerOptions(store=STORE, ports=render.Ports(port), auth=not no_auth)
-    served = [_served(name) for name in names]
+    configs = [schema.load_model(name) for name in names]
+    served = [_served(config) for config in configs]
     if dry_run:
         folder = RUN_DIR / str(port)
-        render.write(options, folder)
+        render.write(local.options_for(options, served), folder)
         out.print(" ".join(local.command(options, served, folder)))
         return
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
+    for line in cpus.start_lines(served):
+        err.print(line)
     started = time.monotonic()
     server = local.start(options, served)
     try:
         results = readiness.wait_ready(server, lambda line: err.print(line))
         ready_s = round(time.monotonic() - started, 1)
         out.print(f"\nready in {ready_s} s\n")
-        _print_urls(server)
+        _print_urls(server, configs)
         document = {"ready_s": ready_s, "port": port, "pid": server.pid, "models": [r.as_dict() for r in results]}
         if json_file:
-            _write_json(document, json_file)
+            write_json(document, json_file)
         if detach:
             out.print(json.dumps(document))
             return
@@ -198,6 +200,57 @@ def probe(
     _report_readiness(servers, name, json_file)
 
 
+@app.command(name="plan-cpu")
+def plan_cpu(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models of one server.")] = None,
+    cpus_: Annotated[int | None, typer.Option("--cpus", help="CPUs of a made-up machine, else this one.")] = None,
+    smt: Annotated[int, typer.Option(help="CPUs a core: 2 with hyperthreads.")] = 1,
+    sockets: Annotated[int, typer.Option(help="Sockets, a NUMA node each.")] = 1,
+    quota: Annotated[float | None, typer.Option(help="The container's CPU quota, in CPUs.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers of all models, else all sensible numbers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of a worker, else as many as fit.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Show which CPUs each worker gets, here or on a machine that you describe."""
+    try:
+        machine = cpu_plan.made_up_machine(cpus_, smt, sockets, quota) if cpus_ else read_machine()
+        served = [schema.load_model(name).torchserve for name in names or []]
+        workers = workers or sum(serving.maxWorkers for serving in served) or None
+        out.print(str(machine))
+        if workers is None:
+            found = [option.row() for option in cpu_plan.options(machine)]
+            report(found, {"machine": str(machine), "options": found}, json_file)
+            return
+        planned = cpu_plan.plan(machine, workers, threads)
+    except cpu_plan.CpuPlanError as error:
+        raise KitError(str(error), "fewer workers, fewer threads, or more CPUs") from None
+    for line in planned.advice():
+        out.print(line)
+    report(planned.rows(), planned.document(), json_file)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[Path, typer.Argument(help="A transformers folder with weights.")],
+    student: Annotated[Path, typer.Argument(help="A transformers folder; random weights where it has none.")],
+    data: Annotated[Path, typer.Argument(help="train, validation, test: a folder a label, or .csv/.jsonl files.")],
+    to: Annotated[Path, typer.Argument(metavar="OUT", help="Where the best distilled student goes.")],
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="loss=hinton, epochs=20, seeds=[0,1], …"),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Train a small classifier by a large one, and by labels alone, and report what that gains."""
+    from archives.distillation import distill as distillation  # takes seconds to import
+    from archives.distillation.options import DistillOptions, checked
+    from archives.distillation.report import report_rows
+
+    folders = {"teacher": teacher, "student": student, "data": data, "out": to}
+    found = distillation.distill(checked(DistillOptions, {**folders, **_assignments(option or [])}))
+    report(report_rows(found), found.document(), json_file)
+
+
 @app.command()
 def token(port: Annotated[int | None, typer.Option(help="The server on this port, if several run.")] = None) -> None:
     """Print the inference token of the server that runs here."""
@@ -205,18 +258,6 @@ def token(port: Annotated[int | None, typer.Option(help="The server on this port
     if not found:
         raise KitError("no server runs here", "kit.py serve MODEL")
     out.print(found[0].token("inference") or "")
-
-
-def report(rows: list[dict[str, Any]], document: dict[str, Any], json_file: Path | None) -> None:
-    """A table for people, then one JSON document as the last line; to json_file too if there is one."""
-    if rows:
-        table = Table(*rows[0], box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        out.print(table)
-    out.print(json.dumps(document))
-    if json_file:
-        _write_json(document, json_file)
 
 
 def _report_readiness(servers: list[local.Server], name: str | None, json_file: Path | None) -> None:
@@ -247,77 +288,43 @@ def _model_row(name: str) -> dict[str, Any]:
         "model": name,
         "version": config.model.version,
         "handler": config.model.handler,
-        "weights": _weights_state(config),
+        "weights": assets.state(config),
         "archive": str(path.relative_to(model_configs.ROOT)) if path.exists() else "not built",
     }
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE as YAML reads them: numbers, lists, words."""
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise KitError(f"--set {wrong[0]}: not KEY=VALUE", "kit.py distill --help")
+    return {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in pairs)}
 
 
 def _build(config: schema.AnyModelConfig, archive_format: str | None, force: bool) -> build.Archive:
     if archive_format not in (None, *build.SUFFIXES):
         raise KitError(f"--format {archive_format} is none of {', '.join(build.SUFFIXES)}", "kit.py archive --help")
-    with err.status(f"building {config.model.name} (the first time compiles it: about 35 s)"):
+    with err.status(f"building {config.model.name} (the first time compiles it: about 40 s)"):
         return build.build(config, archive_format=archive_format, force=force)
 
 
-def _served(name: str) -> local.ServedModel:
-    config = schema.load_model(name)
+def _served(config: schema.AnyModelConfig) -> local.ServedModel:
     if config.model.format == "tgz":
-        raise KitError(f"{name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
+        raise KitError(f"{config.model.name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
     built = _build(config, None, False)
     return local.served_model(config, built.path.name, verify.read_golden(built.path))
 
 
-def _weights_state(config: schema.AnyModelConfig) -> str:
-    source = config.model.assets
-    if source.package is None and source.path and not (model_configs.ROOT / Path(source.path).expanduser()).is_dir():
-        return f"missing: {source.path}" + (f", else from the hub: {source.hub}" if source.hub else "")
-    if source.package is None and not source.path:
-        return f"from the hub: {source.hub}"
-    try:
-        assets.find_weights(config)
-    except KitError as error:
-        return f"missing: {error}"
-    return "here"
-
-
-def _print_urls(server: local.Server) -> None:
-    token = server.token("inference")
-    auth = f" -H 'Authorization: Bearer {token}'" if token else ""
-    for model in server.models:
-        url = f"http://{render.LOOPBACK}:{server.port}/predictions/{model.name}"
-        openai = f"{url}/{model.version}/v1"
-        out.print(f"{model.name}  {url}")
-        out.print(f"{' ' * len(model.name)}  {openai}  (OpenAI base URL)\n")
-        out.print(f"curl{auth} -H 'Content-Type: text/plain' -d 'hello' {url}")
-        body = f'{{"input": ["hello", "world"], "model": "{model.name}"}}'
-        out.print(f"curl{auth} -H 'Content-Type: application/json' -d '{body}' {openai}/embeddings\n")
+def _print_urls(server: local.Server, configs: list[schema.AnyModelConfig]) -> None:
+    for model, config in zip(server.models, configs, strict=True):
+        has_images = build.has_entry(_archive_path(config), "model/preprocessor_config.json")
+        for line in examples.lines(server, model, config, has_images=has_images):
+            out.print(line)
     out.print(f"metrics: http://{render.LOOPBACK}:{server.ports.metrics}/metrics   logs: {server.folder / 'logs'}\n")
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return "; ".join(map(str, value)) or "–"
-    return "–" if value in (None, "") else str(value)
-
-
-def _write_json(document: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _explain(error: Exception, message: str, verbose: bool, hint: str = "") -> None:
-    if verbose:
-        err.print_exception()
-    err.print("error:", style="bold red", end=" ")
-    err.print(message)
-    if hint:
-        err.print("hint:", style="bold", end=" ")
-        err.print(hint)
 
 
 def run(arguments: list[str]) -> int:
@@ -327,13 +334,13 @@ def run(arguments: list[str]) -> int:
     try:
         app([argument for argument in arguments if argument not in flags], standalone_mode=False)
     except Failed as error:
-        _explain(error, str(error), verbose)
+        explain(str(error), traceback=verbose)
         return 1
     except KitError as error:
-        _explain(error, str(error), verbose, error.hint)
+        explain(str(error), error.hint, traceback=verbose)
         return 2
     except UsageError as error:
-        _explain(error, error.format_message(), verbose, "kit.py --help, or kit.py VERB --help")
+        explain(error.format_message(), "kit.py --help, or kit.py VERB --help", traceback=verbose)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,13 @@ from archives import STORE, assets, build
 from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
+from loadtest.figures import BENCHMARKS, write_readme
 from loadtest.passport import in_words, passport
-from model_configs import ROOT
 from model_configs.schema import AnyModelConfig, load_model
 from servekit.encoders import aot
 from servekit.encoders.module import EncoderSpec, encoder_spec, load_module
+from servekit.timing import BURST, by_turns
 
-OUT_DIR = ROOT / "docs" / "benchmarks"
-README = ROOT / "README.md"
-TABLE_START, TABLE_END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
 ISSUE_SHAPES = [(1, 13), (1, 78), (8, 45), (32, 65)]
 STEPS = {
     "eager": "eager",
@@ -43,9 +42,8 @@ STEPS = {
     "inference_mode": "+ inference_mode",
     "aot": "AOTInductor package",
 }
-SECONDS_PER_CELL = 4.0
-RUNS = (10, 80)
-BURST = 2
+SECONDS_PER_SHAPE = 20.0
+AT_LEAST = 5
 HTTP_PORT = 18180
 HTTP_SECONDS = 10.0
 WORDS = ("what", "how", "does", "the", "python", "with", "statement", "open", "file", "list", "class")
@@ -99,18 +97,8 @@ def measure(steps: dict[str, Forward], shape: tuple[int, int]) -> dict[str, floa
     for step in steps.values():
         for _ in range(3):
             torch.testing.assert_close(step(ids, mask), expected, atol=1e-4, rtol=1e-3)
-    started = time.perf_counter()
-    steps["eager"](ids, mask)
-    runs = int(min(RUNS[1], max(RUNS[0], SECONDS_PER_CELL / (time.perf_counter() - started))))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(-(-runs // BURST)):
-        for name, step in steps.items():
-            step(ids, mask)  # brings this step's weights into the caches, as the request before does in a server
-            for _ in range(BURST):
-                started = time.perf_counter()
-                step(ids, mask)
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: round(statistics.median(values), 2) for name, values in times.items()}
+    calls = {name: partial(step, ids, mask) for name, step in steps.items()}
+    return {name: round(ms, 2) for name, ms in by_turns(calls, SECONDS_PER_SHAPE, AT_LEAST).items()}
 
 
 def in_process(config: AnyModelConfig, artefact: Path, weights: Path) -> list[dict[str, Any]]:
@@ -200,7 +188,7 @@ Through HTTP, short queries of 8 to 15 words, one a request, clients on the same
 
 From `torchserve --start` to the first right answer: {" s, then ".join(map(str, http["start_to_right_answer_s"]))} s.
 """
-    (OUT_DIR / "embedding.md").write_text(text)
+    (BENCHMARKS / "embedding.md").write_text(text)
 
 
 def write_plot(document: dict[str, Any]) -> None:
@@ -223,7 +211,7 @@ def write_plot(document: dict[str, Any]) -> None:
     axes.set_title(f"{document['model']}, {document['threads']} threads, {document['passport']['cpu']}", fontsize=10)
     axes.margins(y=0.15)
     axes.legend(ncols=len(STEPS), fontsize=8, loc="upper center")
-    figure.savefig(OUT_DIR / "embedding.png", dpi=110)
+    figure.savefig(BENCHMARKS / "embedding.png", dpi=110)
 
 
 def write_readme_table(document: dict[str, Any]) -> None:
@@ -240,9 +228,7 @@ def write_readme_table(document: dict[str, Any]) -> None:
 | p95 {many["p95_ms"]} ms, {many["requests_per_s"]:.0f} requests/s | {start_s} s |
 
 {in_words(document["passport"])}. All of it: [docs/benchmarks/embedding.md](docs/benchmarks/embedding.md)."""
-    text = README.read_text()
-    start, end = text.index(TABLE_START) + len(TABLE_START), text.index(TABLE_END)
-    README.write_text(f"{text[:start]}\n{table}\n{text[end:]}")
+    write_readme("bench", table)
 
 
 def main() -> None:
@@ -267,8 +253,8 @@ def main() -> None:
     for row in rows:
         table.add_row(str(row["batch"]), str(row["tokens"]), *(str(row["ms"][name]) for name in STEPS))
     out.print(table)
-    OUT_DIR.mkdir(parents=True, exist_ok=True)
-    for path in filter(None, (OUT_DIR / "embedding.json", arguments.json)):
+    BENCHMARKS.mkdir(parents=True, exist_ok=True)
+    for path in filter(None, (BENCHMARKS / "embedding.json", arguments.json)):
         path.write_text(json.dumps(document, indent=2) + "\n")
     write_markdown(document)
     write_plot(document)

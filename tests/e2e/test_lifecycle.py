@@ -24,7 +24,7 @@ PORT = 19080
 def copy(tmp_path: Path, minilm_archive: Archive) -> Path:
     """The project's own files in another folder, with what was prepared already."""
     assert minilm_archive.path.exists()
-    for name in ("kit.py", "archives", "deploy", "handlers", "loadtest", "model_configs"):
+    for name in ("kit.py", "printing.py", "archives", "deploy", "handlers", "loadtest", "model_configs"):
         source, target = ROOT / name, tmp_path / name
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("store", "__pycache__"))
