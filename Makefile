@@ -14,7 +14,7 @@ serve: .venv/.installed
 stop: .venv/.installed
 	@$(PY) kit.py stop
 
-test: .venv/.installed-dev
+test: .venv/.installed-dev .venv/int8/torchao
 	$(PY) -m pytest $(ARGS)
 
 # The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
@@ -32,6 +32,21 @@ int8: .venv/int8/torchao
 .venv/int8/torchao: .venv/.installed requirements-int8.txt
 	@$(PIP) install --no-deps --target .venv/int8 --upgrade --requirement requirements-int8.txt
 	@touch $@
+
+# The `ipex` tests, under torch 2.8 and Intel's extension: some minutes and gigabytes to install.
+test-ipex: .venv/ipex/.installed
+	.venv/ipex/bin/python -m pytest -m ipex -W default tests/handlers/test_ipex.py $(ARGS)
+
+.venv/ipex/.installed: docker/ipex/requirements.txt requirements.txt
+	@$(PYTHON) -m venv .venv/ipex
+	@grep -v '^torch==' requirements.txt >.venv/ipex/requirements.txt
+	@.venv/ipex/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+		--requirement docker/ipex/requirements.txt --requirement .venv/ipex/requirements.txt pytest==9.2.0 hypothesis
+	@touch $@
+
+bench-classifier: .venv/.installed-dev .venv/int8/torchao
+	$(PY) -m loadtest.bench_ladder
+	$(PY) -m loadtest.bench_classifier $(ARGS)
 
 # The digits' teacher, and the student that is shipped: about 15 minutes.
 digits: .venv/.installed-dev

@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CXX")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CXX", "SERVEKIT_CACHE", "XDG_CACHE_HOME")
 END = -1
 
 

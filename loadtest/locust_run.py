@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local import Server
-from loadtest.locustfile import TOKEN_VARIABLE
 from model_configs import ROOT
 from model_configs.errors import Failed
 
@@ -54,7 +53,7 @@ def run_locust(server: Server, model: str, payloads: Path, users: int, seconds: 
             "--host", f"http://127.0.0.1:{server.port}", "--model", model, "--payloads", str(payloads),
             "--json-file", str(document.with_suffix("")),
         ]  # fmt: skip
-        environment = {**os.environ, TOKEN_VARIABLE: server.token("inference") or ""}
+        environment = {**os.environ, "SERVEKIT_TOKEN": server.token("inference") or ""}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         output = result.stdout + result.stderr
         tables = TABLE.findall(output)

@@ -16,8 +16,6 @@ from typing import Any
 from locust import FastHttpUser, constant, events, task
 from locust.env import Environment
 
-TOKEN_VARIABLE = "SERVEKIT_TOKEN"  # noqa: S105 - the variable's name
-
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", default="digits", help="the model's name on the server")
@@ -33,7 +31,7 @@ def _read_payloads(environment: Environment, **_: object) -> None:
     Client.bodies = itertools.cycle([path.read_bytes() for path in files])
     Client.path = f"/predictions/{options.model}"
     Client.headers = {"Content-Type": options.content_type}
-    if token := os.environ.get(TOKEN_VARIABLE):
+    if token := os.environ.get("SERVEKIT_TOKEN"):
         Client.headers["Authorization"] = f"Bearer {token}"
 
 

@@ -12,6 +12,8 @@ import pytest
 # Before any test imports transformers: nothing here may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Servers and workers that tests start measure and compile into this, not into the user's own cache.
+os.environ["SERVEKIT_CACHE"] = str(Path(__file__).resolve().parent.parent / ".run" / "test-cache")
 
 from archives import assets, build
 from archives.build import Archive

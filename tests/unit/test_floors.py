@@ -23,7 +23,9 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", [*SOURCES, ROOT / "kit.py", ROOT / "printing.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*SOURCES, ROOT / "kit.py", ROOT / "printing.py"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_imports_only_go_down(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0].removesuffix(".py")
     for name in imported(path) & set(FLOOR):

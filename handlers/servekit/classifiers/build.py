@@ -23,7 +23,9 @@ from servekit.classifier_requests import Item
 from servekit.classifiers import LADDER, bf16, compiled, eager, int8, packages
 from servekit.classifiers.module import ClassifierSpec, Inputs
 from servekit.classifiers.readers import load_processor, load_reader
+from servekit.errors import RequestError
 from servekit.golden import Golden
+from servekit.images import decode_image
 from servekit.settings import ClassifierSettings
 
 GOLDEN_TEXTS = ("I like this a lot.", "It broke on the first day, and nobody answers.")
@@ -80,12 +82,20 @@ def calibration_items(folder: Path, is_text: bool) -> list[Item]:
     """Up to CALIBRATION_ITEMS image files, or lines of .txt files, in the order of their names. Raises ValueError."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and (path.suffix == ".txt") == is_text)
     if not is_text:
-        items: list[Item] = [path.read_bytes() for path in files]
+        items: list[Item] = [_checked_image(path) for path in files]
     else:
         items = [line for path in files for line in path.read_text().splitlines() if line.strip()]
     if not items:
         raise ValueError(f"{folder} holds nothing to calibrate with")
     return items[:CALIBRATION_ITEMS]
+
+
+def _checked_image(path: Path) -> bytes:
+    try:
+        decode_image(raw := path.read_bytes(), ClassifierSettings().max_image_pixels)
+    except RequestError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return raw
 
 
 def agreement(spec: ClassifierSpec, run: Any, calibration: Sequence[Inputs]) -> float:
