@@ -98,7 +98,9 @@ def measure(steps: dict[str, Forward], shape: tuple[int, int]) -> dict[str, floa
         for _ in range(3):
             torch.testing.assert_close(step(ids, mask), expected, atol=1e-4, rtol=1e-3)
     calls = {name: partial(step, ids, mask) for name, step in steps.items()}
-    return {name: round(ms, 2) for name, ms in by_turns(calls, SECONDS_PER_SHAPE, AT_LEAST).items()}
+    return {
+        name: round(statistics.median(times), 2) for name, times in by_turns(calls, SECONDS_PER_SHAPE, AT_LEAST).items()
+    }
 
 
 def in_process(config: AnyModelConfig, artefact: Path, weights: Path) -> list[dict[str, Any]]:

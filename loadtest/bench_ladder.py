@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -113,8 +114,8 @@ def measure(name: str, seconds: float) -> dict[str, Any]:
         for size in SIZES:
             inputs = spec.example(size, TOKENS) if spec.is_text else (torch.randn(size, *spec.shape),)  # type: ignore[misc]
             calls = {step: partial(runner, inputs) for step, runner in runners.items()}
-            for step, ms in by_turns(calls, seconds, AT_LEAST).items():
-                table[step][str(size)] = round(ms, 2)
+            for step, times in by_turns(calls, seconds, AT_LEAST).items():
+                table[step][str(size)] = round(statistics.median(times), 2)
     exact: dict[str, dict[str, float]] = {step: ms for step, ms in table.items() if step in CANDIDATES}
     return {
         "model": ARCHITECTURES[name],

@@ -6,13 +6,13 @@ import datetime
 import importlib.metadata
 import platform
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from model_configs import ROOT
 from servekit.cpus import usable_cpus
+from servekit.fingerprint import cpu_model, cpuinfo
 
 PACKAGES = ("torch", "torchserve", "transformers", "tokenizers", "numpy")
 
@@ -39,15 +39,9 @@ def in_words(card: dict[str, Any]) -> str:
 
 def _cpu_name() -> str:
     """The model's name, with what the CPU can do, since a virtual machine's name often says nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    values = {key.strip(): value.strip() for key, value in values.items()}
-    flags = values.get("flags", "").split()
+    flags = cpuinfo("flags", "Features").split()
     features = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if flag in flags]
-    return f"{values.get('model name', platform.machine())} ({' '.join(features)})"
+    return f"{cpu_model()} ({' '.join(features)})"
 
 
 def _commit() -> str:

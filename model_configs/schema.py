@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
-from servekit.settings import HANDLER_SETTINGS, CpuSettings, EmbeddingSettings, PositiveInt
+from servekit.settings import HANDLER_SETTINGS, ClassifierSettings, CpuSettings, EmbeddingSettings, PositiveInt
 from servekit.strict import Strict, closest, problems
 
 SCHEMA_FILE = CONFIGS_DIR / "schema.json"
@@ -273,6 +273,11 @@ def advice(config: AnyModelConfig) -> list[str]:
         lines.append("torchserve.asyncCommunication: workers were seen to die under load and to leak replies")
     if isinstance(config.handler, CpuSettings) and config.handler.pinning == "launcher":
         lines.append("handler.pinning: the launcher reads the host's lscpu: no worker starts under a cpuset; own does")
+    if isinstance(config.handler, ClassifierSettings) and max(config.handler.batch_sizes) > serving.batchSize:
+        lines.append(
+            f"handler.batch_sizes: {max(config.handler.batch_sizes)} is more than torchserve.batchSize="
+            f"{serving.batchSize}: only requests of several items will fill it"
+        )
     if config.model.assets.hub and config.model.assets.revision == "main":
         lines.append("model.assets.revision: 'main' moves; a commit hash keeps the archive reproducible")
     return lines

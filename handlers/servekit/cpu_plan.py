@@ -199,15 +199,12 @@ def plan(machine: Machine, workers: int, threads: int | None = None) -> Plan:
         raise CpuPlanError(f"{_demand(workers, threads)} on {machine}: {limit} may compute at once")
     chosen = threads or _most_threads(machine, workers)
     nodes = machine.nodes()
-    physical = {node: [core[:1] for core in cores] for node, cores in nodes.items()}
-    # Hyperthreads only when the physical cores of the nodes cannot hold all workers.
-    for pool in (physical, nodes):
-        seats = _seats(pool, workers, chosen)
-        if seats:
-            return Plan(machine, tuple(_slices(pool, seats, chosen, machine.shared)))
-    raise CpuPlanError(
-        f"{_demand(workers, threads)} on {machine}: a worker stays on one NUMA node and shares no core with another"
-    )
+    seats = _seats(nodes, workers, chosen)
+    if not seats:
+        raise CpuPlanError(
+            f"{_demand(workers, threads)} on {machine}: a worker stays on one NUMA node and shares no core with another"
+        )
+    return Plan(machine, tuple(_slices(nodes, seats, chosen, machine.shared)))
 
 
 def options(machine: Machine) -> list[Option]:
@@ -251,7 +248,11 @@ def _most_threads(machine: Machine, workers: int) -> int:
 
 
 def _seats(nodes: dict[int, list[Core]], workers: int, threads: int) -> list[int]:
-    """The node of each worker, always that with the most cores for one more; empty when they do not all fit."""
+    """The node of each worker; empty when they do not all fit.
+
+    Always the node with the most cores for one more: it has one for each thread whenever any node has, so siblings come
+    last.
+    """
     seats: list[int] = []
     for _ in range(workers):
         room = {n: len(cores) / (seats.count(n) + 1) for n, cores in nodes.items()}

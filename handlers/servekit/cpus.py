@@ -87,8 +87,7 @@ def _own_paths(own_cgroups: Path) -> tuple[str, str]:
 
 def _levels(root: Path, path: str) -> list[Path]:
     """root, and the folder of each level of a cgroup's path below it."""
-    # A path outside the namespace's root begins with /.. and cannot be reached from here.
-    relative = PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("/", "..")))
+    relative = PurePosixPath(path.lstrip("/"))
     return [root / level for level in (relative, *relative.parents)]
 
 

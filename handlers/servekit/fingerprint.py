@@ -16,6 +16,8 @@ ISA_FEATURES = (
     "avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8",
     "amx_bf16", "neon", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
+# The kernel's names for some of those; torch before 2.10 has no list of its own.
+FLAG_NAMES = {"avx512f": "avx512_f", "fma": "fma3", "asimd": "neon"}
 CHUNK_BYTES = 1 << 20
 WEIGHT_FILES = ("config.json", "*.safetensors", "*.pt", "*.py")
 
@@ -41,19 +43,34 @@ def machine() -> dict[str, str]:
     """The torch build and the instruction set of this process: {"torch": "2.13.0", "isa": "x86_64 avx2 …"}."""
     import torch
 
-    features: Mapping[str, Any] = torch.cpu.get_capabilities()
-    names = [name for name in ISA_FEATURES if features.get(name)]
-    return {"torch": torch.__version__.split("+")[0], "isa": " ".join([str(features["architecture"]), *names])}
+    architecture, features = cpu_features()
+    names = [name for name in ISA_FEATURES if name in features]
+    return {"torch": torch.__version__.split("+")[0], "isa": " ".join([architecture, *names])}
+
+
+def cpu_features() -> tuple[str, set[str]]:
+    """This CPU's architecture and what it can do, in torch's names."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        found: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return str(found["architecture"]), {name for name, there in found.items() if there}
+    return platform.machine(), {FLAG_NAMES.get(flag, flag) for flag in cpuinfo("flags", "Features").split()}
 
 
 def cpu_model() -> str:
     """The CPU's name as /proc/cpuinfo has it; the architecture where it has none."""
+    return cpuinfo("model name") or platform.machine()
+
+
+def cpuinfo(*keys: str) -> str:
+    """The first CPU's value of one of these keys of /proc/cpuinfo; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")
 
 
 def difference(wanted: dict[str, str], found: dict[str, str]) -> str:

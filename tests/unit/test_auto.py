@@ -69,7 +69,7 @@ def test_calls_are_timed_by_turns() -> None:
     order: list[str] = []
     times = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, budget_s=0, at_least=2)
     assert order == ["a"] * 3 + ["b"] * 3 + ["a"] * 3 + ["b"] * 3
-    assert all(0 <= ms < 100 for ms in times.values())
+    assert {name: len(found) for name, found in times.items()} == {"a": 4, "b": 4}
 
 
 def test_the_cache_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

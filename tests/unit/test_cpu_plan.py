@@ -187,6 +187,13 @@ def test_threads_beyond_the_cores_spill_to_siblings() -> None:
     assert cpu_lists(plan(made_up_machine(16, smt=2), 2, threads=4)) == ["0-3", "4-7"]
 
 
+def test_a_mask_that_leaves_some_siblings_is_used_up() -> None:
+    """CPUs 0-5 of four cores with two each: cores 0 and 1 whole, 2 and 3 by half."""
+    machine = Machine(tuple(cpu for cpu in made_up_machine(8, smt=2).cpus if cpu.id < 6))
+    assert cpu_lists(plan(machine, 3, threads=2)) == ["0,4", "1,5", "2-3"]
+    assert plan(machine, 1).threads == 4
+
+
 def test_fewer_threads_than_cores_is_told() -> None:
     assert plan(made_up_machine(8), 4, threads=1).advice() == [
         "4 workers × 1 thread leave 4 of 8 cores idle (50 % used): threads: auto uses all"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from servekit.classifiers import packages
 from servekit.classifiers.module import ClassifierSpec, Inputs
+from servekit.fingerprint import cpu_features
 
 NAME = "bf16"
 FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
@@ -36,8 +36,7 @@ def transform(module: nn.Module, spec: ClassifierSpec, example: Inputs) -> nn.Mo
 
 def impossible(spec: ClassifierSpec, artefacts: Path) -> str:
     """A CPU that computes in bfloat16, and packages or a compiler."""
-    capabilities = torch.cpu.get_capabilities()
-    if not any(capabilities.get(feature) for feature in FEATURES):
+    if cpu_features()[1].isdisjoint(FEATURES):
         return f"this CPU has none of {', '.join(FEATURES)}"
     return packages.impossible(NAME, spec, artefacts)
 

@@ -149,8 +149,8 @@ def own_function(config: dict[str, Any], classes: int) -> str:
 def load_module(spec: ClassifierSpec) -> nn.Module:
     """The model in float32 and evaluation mode; weights from safetensors, or TorchScript."""
     loaders = {"transformers": _from_transformers, "torchscript": _from_torchscript, "module": _from_class}
-    model = loaders[spec.source](spec).float().eval()
-    return TextLogits(model, spec.input_names) if spec.is_text else ImageLogits(model)
+    model = loaders[spec.source](spec).float()
+    return (TextLogits(model, spec.input_names) if spec.is_text else ImageLogits(model)).eval()
 
 
 def module_to_nhwc(module: nn.Module) -> nn.Module:
