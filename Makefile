@@ -48,7 +48,7 @@ bench-classifier: .venv/.installed-dev .venv/int8/torchao
 	$(PY) -m loadtest.bench_ladder
 	$(PY) -m loadtest.bench_classifier $(ARGS)
 
-# The digits' teacher, and the student that is shipped: about 15 minutes.
+# The digits' teacher, and the student that is shipped: about 12 minutes.
 digits: .venv/.installed-dev
 	$(PY) -m archives.distillation.digits $(ARGS)
 

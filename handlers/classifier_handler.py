@@ -139,7 +139,12 @@ class ClassifierHandler:
         return replace(request, top_k=min(request.top_k, len(self.spec.labels)))
 
     def _warm_up(self) -> float:
-        """Run every size, check the number of classes. Returns images/s, or tokens/s, at the largest."""
+        """Run every size, check the number of classes. Returns images/s, or tokens/s, at the largest.
+
+        Texts also at their greatest length: a model that has fewer positions than its files say fails here, not later.
+        """
+        if self.spec.is_text:
+            self.run(self.spec.example(1, self.spec.max_length))
         for size in self.run.sizes or self.spec.batch_sizes:
             inputs = self.spec.example(size)
             for _ in range(WARMUP_RUNS):

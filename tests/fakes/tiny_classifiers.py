@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,9 @@ def write_processor(folder: Path, *, fixed_size: bool = True) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 
 
-def make_text_classifier(folder: Path, *, problem_type: str | None = None, classes: int = 3) -> Path:
+def make_text_classifier(
+    folder: Path, *, problem_type: str | None = None, labels: Sequence[str] = tuple(LABELS)
+) -> Path:
     """A BERT of two layers with the tokenizer of the tiny encoder."""
     torch.manual_seed(0)
     config = BertConfig(
@@ -51,7 +54,7 @@ def make_text_classifier(folder: Path, *, problem_type: str | None = None, class
         intermediate_size=64,
         max_position_embeddings=64,
         pad_token_id=0,
-        id2label=dict(enumerate(LABELS[:classes])),
+        id2label=dict(enumerate(labels)),
         problem_type=problem_type,
     )
     BertForSequenceClassification(config).save_pretrained(folder)

@@ -192,7 +192,7 @@ def test_scores_are_those_of_transformers_pipelines(images: Served, texts: Serve
     ],
 )
 def test_heads(tmp_path: Path, problem_type: str | None, classes: int, function: str, labels: int) -> None:
-    make_text_classifier(tmp_path / "model", problem_type=problem_type, classes=classes)
+    make_text_classifier(tmp_path / "model", problem_type=problem_type, labels=LABELS[:classes])
     handler, context = start(tmp_path, EAGER)
     assert handler.spec.function == function
     ((_, body),) = ask(handler, context, [(b"the fox", {})])
@@ -220,6 +220,13 @@ def test_torchserve_s_own_label_file_wins(tmp_path: Path) -> None:
     (tmp_path / "model" / "index_to_name.json").write_text(json.dumps(table))
     ((_, body),) = ask(*start(tmp_path, EAGER), [(image_file(), {})])
     assert {each["label"] for each in json.loads(body)} == {"tench", "shark", "ray"}
+
+
+def test_transformers_two_nameless_classes(tmp_path: Path) -> None:
+    make_text_classifier(tmp_path / "model", labels=["LABEL_0", "LABEL_1"])
+    assert "id2label" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    ((_, body),) = ask(*start(tmp_path, EAGER), [(b"the fox", {})])
+    assert {each["label"] for each in json.loads(body)} == {"LABEL_0", "LABEL_1"}
 
 
 def test_labels_that_do_not_fit_end_the_start(tmp_path: Path) -> None:

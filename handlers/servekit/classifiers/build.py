@@ -99,7 +99,7 @@ def _checked_image(path: Path) -> bytes:
 
 
 def agreement(spec: ClassifierSpec, run: Any, calibration: Sequence[Inputs]) -> float:
-    """Share of the items whose best label is the float32 model's; 1.0 for a single regression value."""
+    """Share of the items whose best label is the float32 model's. Says nothing where there is one class only."""
     reference = eager.Runner(spec, Path())
     same = [bool((run(inputs).argmax(1) == reference(inputs).argmax(1)).all()) for inputs in calibration]
     return sum(same) / len(same)

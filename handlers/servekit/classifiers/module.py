@@ -24,6 +24,7 @@ LABEL_FILE = "index_to_name.json"
 SCRIPT_FILE = "model.pt"
 WEIGHTS_FILE = "model.safetensors"
 EXAMPLE_TOKENS = 9
+DEFAULT_MAX_LENGTH = 512
 
 
 class UnsupportedModel(ValueError):
@@ -105,10 +106,11 @@ def classifier_spec(
     input_names: tuple[str, ...] = (),
 ) -> ClassifierSpec:
     """Settings over the model's own files. shape or input_names: what its processor or tokenizer makes."""
-    config_file = model_dir / "config.json"
-    config = json.loads(config_file.read_text()) if config_file.exists() else {}
+    config = _config(model_dir, settings) if settings.source == "transformers" else {}
+    # BertTokenizer makes them for DistilBERT too, which knows no types.
+    has_types = config.get("type_vocab_size", 0 if config else 2) > 1
     labels = read_labels(model_dir, config)
-    position_limit = config.get("max_position_embeddings", 512)
+    limits = [config.get("max_position_embeddings", DEFAULT_MAX_LENGTH), *_tokenizer_limit(model_dir)]
     return ClassifierSpec(
         name=name,
         model_dir=model_dir,
@@ -117,12 +119,29 @@ def classifier_spec(
         function=own_function(config, len(labels)) if settings.function == "auto" else settings.function,
         batch_sizes=settings.batch_sizes,
         shape=shape,
-        input_names=input_names,
-        max_length=position_limit if settings.max_length == "auto" else settings.max_length,
+        input_names=tuple(name for name in input_names if has_types or name != "token_type_ids"),
+        max_length=min(limits) if settings.max_length == "auto" else settings.max_length,
         class_file=settings.class_file or "",
         class_name=settings.class_name or "",
         trust_remote_code=settings.trust_remote_code,
     )
+
+
+def _config(model_dir: Path, settings: ClassifierSettings) -> dict[str, Any]:
+    """With the defaults, which config.json leaves out: two nameless classes, for one."""
+    from transformers import AutoConfig
+
+    config: dict[str, Any] = AutoConfig.from_pretrained(
+        model_dir, trust_remote_code=settings.trust_remote_code, local_files_only=True
+    ).to_dict()
+    return config
+
+
+def _tokenizer_limit(model_dir: Path) -> list[int]:
+    """RoBERTa's 512 stands only here: of its 514 positions two are never reached."""
+    path = model_dir / "tokenizer_config.json"
+    found = json.loads(path.read_text()).get("model_max_length") if path.exists() else None
+    return [int(found)] if found else []
 
 
 def read_labels(model_dir: Path, config: dict[str, Any]) -> list[str]:
