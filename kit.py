@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -206,7 +207,7 @@ def plan_cpu(
     cpus_: Annotated[int | None, typer.Option("--cpus", help="CPUs of a made-up machine, else this one.")] = None,
     smt: Annotated[int, typer.Option(help="CPUs a core: 2 with hyperthreads.")] = 1,
     sockets: Annotated[int, typer.Option(help="Sockets, a NUMA node each.")] = 1,
-    quota: Annotated[float | None, typer.Option(help="The container's CPU quota, in CPUs.")] = None,
+    quota: Annotated[float | None, typer.Option(help="The container's CPU quota, in CPUs.", min=0.01)] = None,
     workers: Annotated[int | None, typer.Option(help="Workers of all models, else all sensible numbers.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a worker, else as many as fit.")] = None,
     json_file: JsonFile = None,
@@ -214,8 +215,10 @@ def plan_cpu(
     """Show which CPUs each worker gets, here or on a machine that you describe."""
     try:
         machine = cpu_plan.made_up_machine(cpus_, smt, sockets, quota) if cpus_ else read_machine()
-        served = [schema.load_model(name).torchserve for name in names or []]
-        workers = workers or sum(serving.maxWorkers for serving in served) or None
+        machine = replace(machine, quota=quota or machine.quota)
+        configs = [schema.load_model(name) for name in names or []]
+        workers = workers or sum(config.torchserve.maxWorkers for config in configs) or None
+        threads = threads or next((c.handler.threads for c in configs if c.handler.threads != "auto"), None)
         out.print(str(machine))
         if workers is None:
             found = [option.row() for option in cpu_plan.options(machine)]

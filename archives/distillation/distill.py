@@ -7,8 +7,9 @@ Writes the best distilled student as a transformers folder, and the report. Know
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.nn import functional
 
-from archives.distillation import data, latency, networks, report
+from archives.distillation import data, networks, report
 from archives.distillation.data import Dataset, Split
-from archives.distillation.inputs import Inputs, affine_maps, encoder
+from archives.distillation.inputs import Batch, Inputs, affine_maps, encoder
 from archives.distillation.losses import dist_loss, hinton_loss
 from archives.distillation.options import DistillOptions, Recipe, TrainOptions
 from archives.distillation.report import Latency, Network, Report, Run
@@ -29,9 +30,12 @@ from archives.distillation.train import Fitted, Lesson, Objective, Score, Watche
 from model_configs import ROOT
 from model_configs.errors import KitError
 from servekit import fingerprint
+from servekit.timing import by_turns
 
 MAPS_SEED = 0
 LATENCY_BATCHES = (1, 8)
+LATENCY_S = 3.0
+LATENCY_TURNS = 20
 
 
 def distill(options: DistillOptions) -> Report:
@@ -159,12 +163,23 @@ def _latency(teacher: Any, theirs: Lesson, student: Any, ours: Lesson) -> tuple[
     for rows in LATENCY_BATCHES:
         indices = torch.arange(rows) % len(ours.inputs)
         calls = {
-            "teacher": latency.forward(teacher, theirs.inputs.batch(indices)),
-            "student": latency.forward(student, ours.inputs.batch(indices)),
+            "teacher": _forward(teacher, theirs.inputs.batch(indices)),
+            "student": _forward(student, ours.inputs.batch(indices)),
         }
-        ms = latency.measure(calls)
+        ms = {name: statistics.median(times) for name, times in by_turns(calls, LATENCY_S, LATENCY_TURNS).items()}
         lines.append(Latency(rows, ms["teacher"], ms["student"]))
     return tuple(lines)
+
+
+def _forward(model: Any, batch: Batch) -> Callable[[], object]:
+    """The model's forward pass on one batch, as it is served: eval, inference_mode."""
+    model.eval()
+
+    def call() -> object:
+        with torch.inference_mode():
+            return model(**batch)
+
+    return call
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def test_wrong_numbers_fail(root: Path, tmp_path: Path) -> None:
     wrong = (
         (root / "embedding_handler.py").read_text().replace("return np.asarray(vectors", "return -np.asarray(vectors")
     )
-    with pytest.raises(Failed, match=r"vector 0: cosine -1\.0"):
+    with pytest.raises(Failed, match=r"answer 0: cosine -1\.0"):
         verify(edited(root, tmp_path / "minilm", wrong))
 
 

@@ -50,6 +50,12 @@ def test_it_verifies(archive: Archive) -> None:
     assert (golden.kind, len(golden.expected)) == ("scores", 3)
 
 
+def test_another_store_gets_the_same_archive(archive: Archive, tmp_path: Path) -> None:
+    """Compiled anew, packages included."""
+    weights = archive.path / "model"
+    assert build.build(tiny_config(weights, {"step": "compile"}), tmp_path).sha256 == archive.sha256
+
+
 def test_wrong_scores_are_found(archive: Archive) -> None:
     golden = read_golden(archive.path)
     changed = [{label: score + 0.01 for label, score in each.items()} for each in golden.expected]

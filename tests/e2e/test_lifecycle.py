@@ -59,7 +59,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
         ),
         (("import numpy as np\n", "import no_such_module_at_all\n"), "no_such_module_at_all"),
         (("vectors = np.empty", "import os; os._exit(1)\n        vectors = np.empty"), "the golden request got 500"),
-        (("return np.asarray(vectors", "return 1 - np.asarray(vectors"), "vector 0: cosine"),
+        (("return np.asarray(vectors", "return 1 - np.asarray(vectors"), "answer 0: cosine"),
     ],
     ids=["load", "import", "crash on request", "wrong numbers"],
 )

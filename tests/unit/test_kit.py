@@ -101,3 +101,41 @@ def test_an_archive_that_fails_says_so_in_json(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["problem"] == "vector 0: cosine [0.1] :fire:"
     assert captured.err == "error: vector 0: cosine [0.1] :fire:\n"
+
+
+MADE_UP = ["plan-cpu", "--cpus", "48", "--smt", "2", "--sockets", "2", "--quota", "8"]
+
+
+def test_plan_cpu_shows_what_makes_sense_on_any_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kit.run(MADE_UP) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["workers"], row["threads"]) for row in document["options"]] == [(1, 8), (2, 4), (4, 2), (8, 1)]
+
+
+def test_plan_cpu_shows_one_plan_and_what_it_wastes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kit.run([*MADE_UP, "--workers", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "3 workers × 2 threads leave 2 of 8 cores idle (75 % used)" in lines[1]
+    document = json.loads(lines[-1])
+    assert [own["threads"] for own in document["slices"]] == [2, 2, 2]
+    assert kit.run(["plan-cpu", "minilm"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["workers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*MADE_UP, "--workers", "9"], "9 workers on 48 CPUs"),
+        (["plan-cpu", "--cpus", "7", "--smt", "2"], "7 CPUs are no 1 sockets"),
+        (["plan-cpu", "--quota", "-1"], "Invalid value for '--quota'"),
+        (["plan-cpu", "no-such-model"], "no model named"),
+        (["distill", "a", "b", "c", "d", "--set", "epochs"], "--set epochs: not KEY=VALUE"),
+        (["distill", "a", "b", "c", "d", "--set", "epoch=3"], "did you mean 'epochs'?"),
+        (["distill", "no-teacher", "b", "c", "d"], "no-teacher has no config.json"),
+    ],
+)
+def test_plan_cpu_and_distill_say_what_is_wrong(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kit.run(arguments) == 2
+    assert words in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_ready_when_every_worker_is_and_the_answer_is_right(states: list[str], w
         (FakeServer(states=["READY"]), "1 of 2 workers are READY (READY)"),
         (FakeServer(states=["READY", "READY", "LOADING"]), "2 of 3 workers are READY (READY, READY, LOADING)"),
         (FakeServer(states=["READY", "READY"], status=500, reply=b"x"), "the golden request got 500: b'x'"),
-        (FakeServer(states=["READY", "READY"], reply=b"[[0.8, 0.6]]"), "vector 0: cosine 0.96"),
+        (FakeServer(states=["READY", "READY"], reply=b"[[0.8, 0.6]]"), "answer 0: cosine 0.96"),
     ],
 )
 def test_not_ready_says_why(fake: FakeServer, problem: str) -> None:
@@ -91,7 +91,7 @@ def test_waiting_ends_when_time_is_up(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_answer_is_not_waited_for(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match="m: vector 0: cosine"):
+    with pytest.raises(Failed, match="m: answer 0: cosine"):
         wait_ready(as_server(FakeServer(reply=b"[[0.8, 0.6]]", folder=tmp_path, models=(model(),))))
 
 
