@@ -17,7 +17,7 @@ import torch
 from archives.assets import QUANTISER
 from model_configs import HANDLERS_DIR
 from servekit import aot
-from servekit.classifiers import LADDER, auto, load_classifier, packages
+from servekit.classifiers import LADDER, auto, int8, load_classifier, packages
 from servekit.classifiers.build import main as build
 from servekit.classifiers.module import ClassifierSpec, load_module
 from servekit.classifiers.readers import load_reader
@@ -128,7 +128,7 @@ def test_auto_takes_what_was_measured_and_loads_nothing_else(
 ) -> None:
     spec, artefacts = built
     table = {"eager": {"1": 2.0, "4": 8.0}, "compile": {"1": 1.0, "4": 4.0}}
-    monkeypatch.setattr(auto, "_measure", lambda *_: table)
+    monkeypatch.setattr(auto, "_measure", lambda *_: (table, True))
     caplog.set_level(logging.INFO)
     for _ in range(2):
         step, _ = load_classifier(spec, ClassifierSettings(batch_sizes=SIZES), artefacts)
@@ -213,6 +213,19 @@ def test_bfloat16_is_near_where_it_can_be_compiled(built: Built, tmp_path: Path)
     packages.build("bf16", spec, tmp_path, bf16.transform)
     same_as_eager(spec, tmp_path, "bf16", tolerance=0.05)
     assert bool(bf16.impossible(spec, tmp_path)) == cpu_features()[1].isdisjoint(bf16.FEATURES)
+
+
+@pytest.mark.parametrize(("padding", "numbers"), [("same", (2, 1)), ("valid", (0, 0))])
+def test_int8_gives_convolutions_their_padding_in_numbers(padding: str, numbers: tuple[int, int]) -> None:
+    conv = torch.nn.Conv2d(3, 4, (5, 3), padding=padding)
+    pixels = torch.rand(1, 3, 9, 9)
+    expected = conv(pixels)
+    int8.with_numeric_padding(conv)
+    assert conv.padding == numbers
+    torch.testing.assert_close(conv(pixels), expected)
+    even = torch.nn.Conv2d(3, 4, 2, padding="same")  # uneven: no number says it
+    int8.with_numeric_padding(even)
+    assert even.padding == "same"
 
 
 @pytest.mark.skipif(not (QUANTISER / "torchao").is_dir(), reason="torchao is not here: make int8")

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -22,6 +23,7 @@ from servekit.timing import by_turns
 
 BUDGET_S = 2.0
 TOKENS = 64
+STEADY = 1.5
 Table = dict[str, dict[str, float]]
 """Milliseconds by step and by batch size."""
 
@@ -48,8 +50,11 @@ def measured(
             table: Table = json.loads(path.read_text())
             log.info("%s: this machine's measurement is in %s", spec.name, path)
             return table
-        table = _measure(spec, {step: load() for step, load in runs.items()}, budget_s)
-        path.write_text(json.dumps(table) + "\n")
+        table, steady = _measure(spec, {step: load() for step, load in runs.items()}, budget_s)
+        if steady:
+            path.write_text(json.dumps(table) + "\n")
+        else:
+            log.info("%s: the machine was busy while this was measured; the next start measures again", spec.name)
     return table
 
 
@@ -61,17 +66,26 @@ def in_words(table: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def _measure(spec: ClassifierSpec, loaded: Mapping[str, Callable[[Inputs], object]], budget_s: float) -> Table:
+def _measure(
+    spec: ClassifierSpec, loaded: Mapping[str, Callable[[Inputs], object]], budget_s: float
+) -> tuple[Table, bool]:
+    """The shortest times, and whether the machine was quiet enough for them to be remembered."""
     table: Table = {step: {} for step in loaded}
+    steady = True
     for size in spec.batch_sizes:
         example = spec.example(size, TOKENS)
         calls = {step: functools.partial(run, example) for step, run in loaded.items()}
         for call in calls.values():
             call()
         for step, times in by_turns(calls, budget_s).items():
-            # The shortest: what else ran on the machine just then must not be remembered.
             table[step][str(size)] = round(min(times), 3)
-    return table
+            steady &= is_steady(times)
+    return table, steady
+
+
+def is_steady(times: Sequence[float]) -> bool:
+    """Whether the median is near the shortest: beside another busy process it is several times that."""
+    return statistics.median(times) <= STEADY * min(times)
 
 
 def _key(spec: ClassifierSpec, steps: Sequence[str]) -> str:

@@ -55,7 +55,7 @@ def _whole_graph(module: nn.Module, example: Inputs, calibration: Sequence[Input
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     with torch.no_grad():
-        exported = torch.export.export(_with_numeric_padding(module), example).module()
+        exported = torch.export.export(with_numeric_padding(module), example).module()
         quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
         prepared = prepare_pt2e(exported, quantizer)
         for pixels in _in_batches(calibration, len(example[0])):
@@ -65,11 +65,16 @@ def _whole_graph(module: nn.Module, example: Inputs, calibration: Sequence[Input
     return converted
 
 
-def _with_numeric_padding(module: nn.Module) -> nn.Module:
+def with_numeric_padding(module: nn.Module) -> nn.Module:
     """The quantiser does not know convolutions whose padding is a word, as EfficientNet's are."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.padding == "valid":
-            layer.padding = (0, 0)
+        if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+            spans = [
+                d * (k - 1) if layer.padding == "same" else 0
+                for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+            ]
+            if all(span % 2 == 0 for span in spans):
+                layer.padding = (spans[0] // 2, spans[1] // 2)
     return module
 
 
