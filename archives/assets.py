@@ -24,12 +24,13 @@ from model_configs.schema import AnyModelConfig, Assets
 from servekit import fingerprint
 
 # What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "model.pt", "*/config.json")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
 CODE_FILES = ("*.py",)
+SCRIPT_FILES = ("model.pt",)
 KEY_LENGTH = 16
 KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
-SHARED_SOURCES = ("servekit/aot.py", "servekit/golden.py", "servekit/settings.py")
+SHARED_SOURCES = ("servekit/aot.py", "servekit/fingerprint.py", "servekit/golden.py", "servekit/settings.py")
 BUILDERS = {
     "embedding_handler.py": (
         "servekit.encoders.build",
@@ -37,7 +38,7 @@ BUILDERS = {
     ),
     "classifier_handler.py": (
         "servekit.classifiers.build",
-        ("servekit/classifiers/*.py", *SHARED_SOURCES, "servekit/classifier_requests.py", "servekit/tokenizer.py"),
+        ("servekit/classifiers/*.py", *SHARED_SOURCES, "servekit/images.py"),
     ),
 }
 # torchao quantises when an archive is built. It stands beside the environment, for builders alone: a worker that finds
@@ -55,7 +56,7 @@ def find_weights(config: AnyModelConfig) -> Path:
         if folder.is_dir():
             return _checked(folder, config)
     if assets.hub:
-        return _checked(_from_hub(config.model.name, assets, trusts_code(config)), config)
+        return _checked(_from_hub(config), config)
     raise KitError(
         f"{config.model.name}: there are no weights: {assets.path} is not a folder",
         "put config.json, the tokenizer's files and model.safetensors there",
@@ -81,9 +82,15 @@ def trusts_code(config: AnyModelConfig) -> bool:
     return bool(getattr(config.handler, "trust_remote_code", False))
 
 
-def model_files(folder: Path, *, with_code: bool) -> list[Path]:
-    """The files of folder that go into an archive, sorted, relative to it; .py files only with_code."""
-    patterns = MODEL_FILES + (CODE_FILES if with_code else ())
+def file_patterns(config: AnyModelConfig) -> tuple[str, ...]:
+    """Which files of a folder a model runs on: .py files only where they are trusted, TorchScript where it is meant."""
+    is_script = getattr(config.handler, "source", "") == "torchscript"
+    return MODEL_FILES + (CODE_FILES if trusts_code(config) else ()) + (SCRIPT_FILES if is_script else ())
+
+
+def model_files(folder: Path, config: AnyModelConfig) -> list[Path]:
+    """The files of folder that go into the model's archive, sorted, relative to it."""
+    patterns = file_patterns(config)
     found = {path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return sorted(found)
 
@@ -97,7 +104,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     program, sources = BUILDERS[config.model.handler]
     settings = config.handler.model_dump_json(exclude_unset=True)
     parts = [program, settings, json.dumps(fingerprint.machine(), sort_keys=True)]
-    parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, with_code=True)]
+    parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, config)]
     parts += [
         f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
     ]
@@ -202,18 +209,19 @@ def _package_folder(package: str, folder: str) -> Path:
     return Path(str(distribution.locate_file(folder)))
 
 
-def _from_hub(name: str, assets: Assets, with_code: bool) -> Path:
+def _from_hub(config: AnyModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    assets = config.model.assets
     try:
-        patterns = [*MODEL_FILES, *(CODE_FILES if with_code else ())]
+        patterns = list(file_patterns(config))
         return Path(snapshot_download(str(assets.hub), revision=assets.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         local = f"{assets.path} is not a folder, and " if assets.path else ""
         wish = f"put its files into {assets.path}" if assets.path else "set model.assets.path to a folder that has it"
         raise KitError(
-            f"{name}: there are no weights: {local}the hub gave no {assets.hub} ({type(error).__name__})",
+            f"{config.model.name}: there are no weights: {local}the hub gave no {assets.hub} ({type(error).__name__})",
             f"{wish} (config.json, tokenizer files, model.safetensors, …)",
         ) from error
 

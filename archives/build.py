@@ -93,13 +93,12 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
     """Every file of the archive by its name there. Raises KitError for a name that stands twice or is forbidden."""
     handler = HANDLERS_DIR / config.model.handler
     package = HANDLERS_DIR / "servekit"
-    with_code = assets.trusts_code(config)
     pairs: list[tuple[str, Path | bytes]] = [
         (config.model.handler, handler),
         (CONFIG_FILE, config.model_config_yaml().encode()),
         (MANIFEST_FILE, manifest(config).encode()),
         *((f"servekit/{p.relative_to(package).as_posix()}", p) for p in sorted(package.rglob("*.py"))),
-        *((f"{MODEL_FOLDER}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, with_code=with_code)),
+        *((f"{MODEL_FOLDER}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, config)),
         *((f"{ARTEFACTS_FOLDER}/{p.name}", p) for p in sorted(prepared.iterdir())),
     ]
     return checked_entries(pairs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ ISA_FEATURES = (
 # The kernel's names for some of those; torch before 2.10 has no list of its own.
 FLAG_NAMES = {"avx512f": "avx512_f", "fma": "fma3", "asimd": "neon"}
 CHUNK_BYTES = 1 << 20
-WEIGHT_FILES = ("config.json", "*.safetensors", "*.pt", "*.py")
 
 
 def file_sha256(path: Path) -> str:
@@ -31,10 +30,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def model_sha256(model_dir: Path) -> str:
-    """Hex sha256 over what a model computes with: config.json, weights, and the code that came with them."""
+def model_sha256(model_dir: Path, code: Sequence[str] = ()) -> str:
+    """Hex sha256 over what a model computes with: config.json, the weights, and the code files named."""
+    files = [model_dir / "config.json", *sorted(model_dir.glob("*.safetensors")), *(model_dir / name for name in code)]
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in WEIGHT_FILES for path in model_dir.glob(pattern)):
+    for path in filter(Path.exists, files):
         digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from archives import assets
 from model_configs import ROOT
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, Assets, load_model
+from servekit.settings import ClassifierSettings, EmbeddingSettings
 from tests.fakes.tiny_model import make_tiny_model
 
 
@@ -61,13 +62,20 @@ def test_wrong_sums_are_refused(minilm: AnyModelConfig, tiny_model: Path) -> Non
         assets.find_weights(config_with(minilm, path=str(tiny_model), sha256={"nothing": "0" * 64}))
 
 
-def test_code_travels_only_when_it_is_trusted(tmp_path: Path) -> None:
+def test_code_and_scripts_travel_only_when_they_are_meant(minilm: AnyModelConfig, tmp_path: Path) -> None:
     make_tiny_model(tmp_path)
     (tmp_path / "modeling.py").write_text("")
-    names = [path.name for path in assets.model_files(tmp_path, with_code=False)]
-    assert "modeling.py" not in names
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
-    assert "modeling.py" in [path.name for path in assets.model_files(tmp_path, with_code=True)]
+    (tmp_path / "model.pt").write_text("")
+
+    def names(handler: Any) -> set[str]:
+        config = minilm.model_copy(update={"handler": handler})
+        return {path.name for path in assets.model_files(tmp_path, config)}
+
+    plain = names(EmbeddingSettings())
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= plain
+    assert plain.isdisjoint({"modeling.py", "model.pt"})
+    assert names(EmbeddingSettings(trust_remote_code=True)) == plain | {"modeling.py"}
+    assert names(ClassifierSettings(source="torchscript")) == plain | {"model.pt"}
 
 
 def test_no_compiler_is_told_before_anything_is_built(

@@ -91,6 +91,6 @@ def is_steady(times: Sequence[float]) -> bool:
 def _key(spec: ClassifierSpec, steps: Sequence[str]) -> str:
     parts = [
         fingerprint.machine(), fingerprint.cpu_model(), torch.get_num_threads(),
-        fingerprint.model_sha256(spec.model_dir), spec.settings_key, list(steps),
+        spec.sha256, spec.settings_key, list(steps),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

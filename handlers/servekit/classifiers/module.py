@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from servekit import fingerprint
 from servekit.settings import ClassifierSettings
 
 Inputs = tuple[Tensor, ...]
@@ -57,6 +58,11 @@ class ClassifierSpec:
     def max_batch(self) -> int:
         """Most items in one forward pass."""
         return self.batch_sizes[-1]
+
+    @property
+    def sha256(self) -> str:
+        """Of config, weights and code."""
+        return fingerprint.model_sha256(self.model_dir, [self.class_file] if self.class_file else [SCRIPT_FILE])
 
     @property
     def settings_key(self) -> str:

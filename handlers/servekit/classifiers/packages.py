@@ -37,7 +37,7 @@ def wanted_fingerprint(spec: ClassifierSpec) -> dict[str, str]:
     """What a package has to be made from and for to be right for spec in this process."""
     return {
         **fingerprint.machine(),
-        "model_sha256": fingerprint.model_sha256(spec.model_dir),
+        "model_sha256": spec.sha256,
         "settings": spec.settings_key,
     }
 
