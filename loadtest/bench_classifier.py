@@ -66,8 +66,9 @@ class Stage:
 
 def stages(cpus: int) -> list[Stage]:
     """The road on a machine of this many CPUs."""
+    workers = {"minWorkers": cpus, "maxWorkers": cpus}
     one_by_one = {"batchSize": 1, "maxBatchDelay": 100}  # what TorchServe does when it is told nothing
-    aligned = {**one_by_one, "minWorkers": cpus, "maxWorkers": cpus}
+    aligned = {**one_by_one, **workers}
     default = {**one_by_one, "minWorkers": DEFAULT_WORKERS, "maxWorkers": DEFAULT_WORKERS}
     eager = {"step": "eager", "threads": 1}
     return [
@@ -75,7 +76,7 @@ def stages(cpus: int) -> list[Stage]:
               {"step": "eager", "pinning": "off", "threads": cpus}),
         Stage(f"aligned: {cpus} workers × 1 thread", TEACHER, aligned, {**eager, "pinning": "off"}),
         Stage("pinned to its cores", TEACHER, aligned, eager),
-        Stage("the kit's server, step: auto", TEACHER, stock=False),
+        Stage("the kit's server, step: auto", TEACHER, workers, {"threads": 1}, stock=False),
         Stage("distilled, step: auto", STUDENT, stock=False),
     ]  # fmt: skip
 
