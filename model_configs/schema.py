@@ -14,7 +14,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
-from servekit.settings import HANDLER_SETTINGS, ClassifierSettings, CpuSettings, EmbeddingSettings, PositiveInt
+from servekit.settings import (
+    HANDLER_SETTINGS,
+    ClassifierSettings,
+    CpuSettings,
+    EmbeddingSettings,
+    MicroBatching,
+    PositiveInt,
+)
 from servekit.strict import Strict, closest, problems
 
 SCHEMA_FILE = CONFIGS_DIR / "schema.json"
@@ -96,21 +103,6 @@ class TorchServe(Strict):
         if self.maxWorkers < self.minWorkers:
             raise ValueError(f"maxWorkers={self.maxWorkers} is less than minWorkers={self.minWorkers}")
         return self
-
-
-class Parallelism(Strict):
-    """Threads of each stage."""
-
-    preprocess: PositiveInt = 1
-    inference: PositiveInt = 1
-    postprocess: PositiveInt = 1
-
-
-class MicroBatching(Strict):
-    """A batch cut into micro-batches whose stages overlap."""
-
-    micro_batch_size: PositiveInt = 1
-    parallelism: Parallelism = Parallelism()
 
 
 class SageMaker(Strict):

@@ -150,7 +150,121 @@ class ClassifierSettings(CpuSettings):
         return self
 
 
+class Parallelism(Strict):
+    """Threads of each stage."""
+
+    preprocess: PositiveInt = 1
+    inference: PositiveInt = 1
+    postprocess: PositiveInt = 1
+
+
+class MicroBatching(Strict):
+    """A batch cut into micro-batches whose stages overlap: the `micro_batching:` section."""
+
+    micro_batch_size: PositiveInt = 1
+    parallelism: Parallelism = Parallelism()
+
+
+class NeuronSettings(Strict):
+    """Settings of the Neuron engine alone; the names are transformers-neuronx's."""
+
+    context_length_estimate: Literal["auto"] | Buckets = "auto"
+    """Prompt lengths that are compiled; auto is powers of two up to max_length."""
+    n_positions: Literal["auto"] | Buckets = "auto"
+    """Total lengths that are compiled; auto is powers of two up to max_length."""
+    artifacts: str | None = "neuron_artifacts"
+    """Folder in the archive with NEFF files saved by model.save(); compiled at start where it is not there."""
+    visible_cores: str | None = None
+    """NEURON_RT_VISIBLE_CORES of the first worker, as "0-11"; auto gives each worker tp_degree cores of its own."""
+    compiler_flags: str | None = None
+    """NEURON_CC_FLAGS."""
+    fuse_qkv: bool = False
+    group_query_attention: Literal["shard-over-heads", "shard-over-batch", "replicated-heads", "all-gather-heads"] | (
+        None
+    ) = None
+    attention_layout: Literal["HSB", "BSH"] | None = None
+    quantize: Literal["s8"] | None = None
+    """8-bit weights by transformers-neuronx's own QuantizationConfig."""
+
+
+class UpstreamSettings(Strict):
+    """The OpenAI-compatible server that the openai engine forwards to."""
+
+    base_url: str
+    """Up to and with /v1."""
+    model: str | None = None
+    """The name that the server knows the model by; the first that it lists when not given."""
+    api_key_env: str | None = None
+    """Environment variable with the bearer key."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest silence of the server."""
+
+
+Dtype = Literal["f32", "f16", "bf16"]
+
+
+class LlamaSettings(CpuSettings):
+    """Settings of llama_handler.py. model_checkpoint_dir, amp, tp_degree and max_length are the Inferentia2 article's."""
+
+    engine: Literal["auto", "torch", "neuron", "openai"] = "auto"
+    """auto: neuron when tp_degree is given, openai when upstream is, else torch."""
+    model_checkpoint_dir: str = "model"
+    """The folder with weights and tokenizer, in the archive."""
+    amp: Literal["auto"] | Dtype = "auto"
+    """Data type of weights and computation; auto: f32 on CPU, bf16 elsewhere."""
+    tp_degree: PositiveInt | None = None
+    """neuron: NeuronCores that share the model."""
+    max_length: Literal["auto"] | Annotated[int, Field(ge=2)] = "auto"
+    """Prompt and new tokens together; auto is the model's own limit, at most 2048."""
+    max_batch: Literal["auto"] | PositiveInt = "auto"
+    """Rows in flight; auto is torchserve.batchSize, or micro_batching.micro_batch_size where that is used."""
+    mode: Literal["auto", "kernels", "compile", "eager"] = "auto"
+    """torch: kernels are the kit's own for CPU, built with the archive; compile is torch.compile, with CUDA graphs on
+    CUDA. auto: kernels on CPU when they fit, compile on CUDA, else eager."""
+    quantize: Literal["none", "int8"] = "none"
+    """torch on CPU: int8 holds the weights in 8 bits with a scale for each row."""
+    prefill_chunk: Annotated[int, Field(ge=16)] = 256
+    """torch: most tokens of a prompt that are read between two steps of the other rows."""
+    default_max_new_tokens: PositiveInt = 128
+    """For requests that name none."""
+    max_stop_strings: PositiveInt = 16
+    """A request with more is answered 422."""
+    max_request_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024
+    """A larger body is answered 413."""
+    heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
+    """A stream that has nothing to send for this long sends an empty chunk, which keeps TorchServe's
+    responseTimeout away."""
+    neuron: NeuronSettings = NeuronSettings()
+    upstream: UpstreamSettings | None = None
+
+    @property
+    def chosen_engine(self) -> Literal["torch", "neuron", "openai"]:
+        """The engine that auto stands for."""
+        if self.engine != "auto":
+            return self.engine
+        if self.tp_degree:
+            return "neuron"
+        return "openai" if self.upstream else "torch"
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Tools that building the archive needs, each with the key that asks for it."""
+        return {"compiler": "handler.mode: kernels"} if self.mode == "kernels" else {}
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> LlamaSettings:
+        engine = self.chosen_engine
+        if (engine == "openai") != bool(self.upstream):
+            raise ValueError("upstream goes with engine: openai, and only with it")
+        if (engine == "neuron") != bool(self.tp_degree):
+            raise ValueError("tp_degree goes with engine: neuron, and only with it")
+        if engine != "torch" and self.quantize != "none":
+            raise ValueError(f"quantize: the {engine} engine has none; neuron.quantize is transformers-neuronx's own")
+        return self
+
+
 HANDLER_SETTINGS: dict[str, type[Strict]] = {
     "classifier_handler.py": ClassifierSettings,
     "embedding_handler.py": EmbeddingSettings,
+    "llama_handler.py": LlamaSettings,
 }
