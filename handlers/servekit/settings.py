@@ -204,7 +204,7 @@ Dtype = Literal["f32", "f16", "bf16"]
 
 
 class LlamaSettings(CpuSettings):
-    """Settings of llama_handler.py. model_checkpoint_dir, amp, tp_degree and max_length are the Inferentia2 article's."""
+    """Settings of llama_handler.py; model_checkpoint_dir, amp, tp_degree, max_length are the Inferentia2 article's."""
 
     engine: Literal["auto", "torch", "neuron", "openai"] = "auto"
     """auto: neuron when tp_degree is given, openai when upstream is, else torch."""
