@@ -1,0 +1,273 @@
+"""The torch engine: a Llama on CPU or CUDA whose rows join and leave between steps.
+
+Every step is at most one chunk of one prompt, then one token for every row that has read its prompt. Chunks go round
+the waiting prompts, so a flood of long ones delays a token by one chunk and a short prompt by one round. A prompt is
+read alone and in the same chunks whatever else runs, so that its numbers are the same in any company.
+
+mode kernels: prompts in PyTorch, steps by kernels.cpp. compile: both by torch.compile, for each size once, with CUDA
+graphs on CUDA. eager: both in PyTorch.
+Knows nothing of text, clients or time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from servekit.engines import kernels, llama
+from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Step
+from servekit.engines.sampling import Sampler, choose
+from servekit.log import log
+from servekit.machine_cache import cache_folder
+from servekit.settings import LlamaSettings
+
+MOST_POSITIONS = 2048
+SMALLEST_WINDOW = 128
+SMALLEST_CHUNK = 16
+
+Decode = Callable[[list[int], list[int], list[int]], Tensor]
+"""Token ids, slots and positions of the rows to their logits, [rows, vocab] float32."""
+
+
+@dataclass
+class Row:
+    """A prompt in its slot. read: tokens of it that are in the cache; position: of the next token."""
+
+    prompt: Prompt
+    slot: int
+    sampler: Sampler
+    read: int = 0
+    generated: int = 0
+    last_token: int = -1
+    done: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is prompt left to read."""
+        return self.read < len(self.prompt.token_ids)
+
+    @property
+    def position(self) -> int:
+        return len(self.prompt.token_ids) + self.generated - 1
+
+
+class TorchEngine:
+    """servekit.engines.base.Engine over one llama.Llama."""
+
+    def __init__(self, folder: Path, settings: LlamaSettings, *, slots: int, artefacts: Path, device: str) -> None:
+        """folder: config.json, safetensors. slots: rows in flight. Raises llama.UnsupportedModel, and ValueError."""
+        from transformers import AutoConfig
+
+        self.settings, self.device = settings, device
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        shape = llama.Shape.of(config)
+        if settings.max_length != "auto" and settings.max_length > shape.positions:
+            raise ValueError(f"max_length: {settings.max_length} is more than the model's {shape.positions} positions")
+        wanted = MOST_POSITIONS if settings.max_length == "auto" else settings.max_length
+        self.max_length = min(wanted, shape.positions)
+        on_cpu = device == "cpu"
+        weights = llama.DTYPES[settings.amp if settings.amp != "auto" else "f32" if on_cpu else "bf16"]
+        # A chunk is padded to its bucket, and idle slots take part in a step: both write behind max_length.
+        self._positions = self.max_length + settings.prefill_chunk
+        self.model = llama.load(
+            folder,
+            torch.float32 if on_cpu else weights,
+            weights,
+            int8=settings.quantize == "int8",
+            positions=self._positions,
+            device=device,
+        )
+        self.model.make_cache(slots, self._positions)
+        self._slots = slots
+        self.mode, self._decode = self._choose_mode(artefacts)
+        self._prefill = self._compiled(self.model) if self.mode == "compile" else self.model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(self._slots, self.max_length, continuous=True, per_request_sampling=True, logprobs=True)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the numbers depend on."""
+        return {"torch": torch.__version__, "mode": self.mode, "weights": str(self.model.head.weight.dtype)}
+
+    @torch.inference_mode()
+    def warmup(self) -> list[tuple[str, float]]:
+        """Every chunk and every window once; afterwards nothing compiles."""
+        timed = []
+
+        def run(name: str, call: Callable[..., Tensor], *arguments: Any) -> None:
+            started = time.perf_counter()
+            call(*arguments)
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+            timed.append((name, time.perf_counter() - started))
+
+        for size in self._chunk_buckets():
+            run(f"chunk of {size}", self._read_chunk, [0] * size, 0, 0)
+        for window in self._window_buckets():
+            for _ in range(2):  # CUDA graphs are recorded by the second run
+                run(f"step in {window}", self._decode, [0], [0], [window - 1])
+        return timed
+
+    @torch.inference_mode()
+    def stream(self, inbox: Inbox) -> Iterator[list[Step]]:
+        """See base.Engine. An error ends every row that is in flight with it, and the stream."""
+        rows: list[Row] = []
+        try:
+            while True:
+                steps = []
+                for row in [row for row in rows if inbox.cancelled(row.prompt.key)]:
+                    rows.remove(row)
+                    steps.append(Step(row.prompt.key, finish="cancelled"))
+                for prompt in inbox.take(self._slots - len(rows)):
+                    if problem := self._problem(prompt):
+                        steps.append(Step(prompt.key, finish="error", message=problem))
+                        continue
+                    free = next(slot for slot in range(self._slots) if all(row.slot != slot for row in rows))
+                    rows.append(Row(prompt, free, Sampler(prompt.sampling, set(prompt.token_ids))))
+                if not rows:
+                    if steps:
+                        yield steps
+                    return
+                steps += self._one_step(rows)
+                rows = [row for row in rows if not row.done]
+                yield steps
+        except RuntimeError as error:  # torch's, out of memory among them: whoever waits has to hear of it
+            log.error("the engine failed: %s", error)
+            yield [Step(row.prompt.key, finish="error", message=str(error)) for row in rows]
+
+    def close(self) -> None:
+        """Let go of weights and cache."""
+        self._decode = _closed
+        del self.model, self._prefill
+
+    def _one_step(self, rows: list[Row]) -> list[Step]:
+        """A chunk of the first prompt that waits, then a token for every row that does not."""
+        steps: list[Step] = []
+        ready = [row for row in rows if not row.waits]
+        waiting = next((row for row in rows if row.waits), None)
+        if waiting:
+            hidden = self._read_prompt(waiting)
+            rows.remove(waiting)
+            rows.append(waiting)  # the next chunk is another's
+            if not waiting.waits:
+                steps += self._gain([waiting], self.model.logits(hidden)[None])
+        if ready:
+            ids, slots = [row.last_token for row in ready], [row.slot for row in ready]
+            steps += self._gain(ready, self._decode(ids, slots, [row.position for row in ready]))
+        return steps
+
+    def _read_prompt(self, row: Row) -> Tensor:
+        """The prompt's next chunk into the cache. Returns the hidden state of its last token, [hidden]."""
+        tokens = row.prompt.token_ids[row.read : row.read + self.settings.prefill_chunk]
+        hidden = self._read_chunk(list(tokens), row.read, row.slot)
+        row.read += len(tokens)
+        return hidden[0, len(tokens) - 1].clone()
+
+    def _read_chunk(self, tokens: list[int], first: int, slot: int) -> Tensor:
+        """Hidden states [1, ≥ tokens, hidden] of a chunk at positions first and on."""
+        size, window = len(tokens), first + len(tokens)
+        if self.mode == "compile":
+            size, window = _bucket(size, self._chunk_buckets()), self.max_length
+        # What the padding writes is overwritten before anything looks there.
+        ids = torch.tensor([tokens + [0] * (size - len(tokens))], device=self.device)
+        positions = torch.arange(first, first + size, device=self.device)[None]
+        return self._prefill(ids, positions, slot, window)
+
+    def _gain(self, rows: list[Row], logits: Tensor) -> list[Step]:
+        steps = []
+        for row, choice in zip(rows, choose(logits, [row.sampler for row in rows]), strict=True):
+            finish: Finish | None = None
+            row.generated += 1
+            row.last_token = choice.token_id
+            if choice.token_id in row.prompt.stop_ids:
+                finish = "stop"
+            elif row.generated == row.prompt.max_new_tokens or row.position + 1 >= self.max_length:
+                finish = "length"
+            token = None if finish == "stop" else choice.token_id
+            steps.append(Step(row.prompt.key, token, None, choice.logprob, choice.top_logprobs, finish))
+            row.done = finish is not None
+        return steps
+
+    def _problem(self, prompt: Prompt) -> str:
+        if not prompt.token_ids or len(prompt.token_ids) >= self.max_length:
+            return f"a prompt of {len(prompt.token_ids)} tokens; the engine takes 1 to {self.max_length - 1}"
+        vocab = self.model.shape.vocab
+        if not all(0 <= token < vocab for token in prompt.token_ids):
+            return f"a token that is not in the vocabulary of {vocab}"
+        return ""
+
+    def _choose_mode(self, artefacts: Path) -> tuple[str, Decode]:
+        wanted, on_cpu = self.settings.mode, self.device == "cpu"
+        if wanted == "compile" or (wanted == "auto" and not on_cpu):
+            return "compile", self._batched(self._compiled(self._all_slots))
+        if wanted in ("kernels", "auto"):
+            reason = kernels.unfit(self.model)
+            folder = artefacts
+            if not reason and kernels.mismatch(artefacts):
+                folder, reason = _built_here()
+            if not reason:
+                return "kernels", kernels.Step(self.model, folder, torch.get_num_threads(), self._slots)
+            log.warning("no kernels (%s): eager", reason)
+        return "eager", self._batched(self._all_slots)
+
+    def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        kind = "reduce-overhead" if self.device == "cuda" else "default"
+        return torch.compile(function, fullgraph=True, dynamic=False, mode=kind)
+
+    def _all_slots(self, ids: Tensor, positions: Tensor, window: int) -> Tensor:
+        """Logits [slots, vocab] of one token for every slot; ids, positions [slots, 1]."""
+        return self.model.logits(self.model(ids, positions, None, window)[:, 0])
+
+    def _batched(self, step: Callable[[Tensor, Tensor, int], Tensor]) -> Decode:
+        """All slots take part in every step, so that one size serves and no row's numbers depend on the others."""
+
+        def decode(ids: list[int], slots: list[int], positions: list[int]) -> Tensor:
+            own_ids, own_positions = [0] * self._slots, [self._positions - 1] * self._slots
+            for place, slot in enumerate(slots):
+                own_ids[slot], own_positions[slot] = ids[place], positions[place]
+            window = _bucket(max(positions) + 1, self._window_buckets())
+            pair = (own_ids, own_positions)
+            made_ids, made_positions = (torch.tensor(each, device=self.device)[:, None] for each in pair)
+            return step(made_ids, made_positions, window)[slots]
+
+        return decode
+
+    def _window_buckets(self) -> list[int]:
+        """How much of the cache a step looks at."""
+        return _powers(min(SMALLEST_WINDOW, self.max_length), self.max_length, 2)
+
+    def _chunk_buckets(self) -> list[int]:
+        return _powers(SMALLEST_CHUNK, min(self.settings.prefill_chunk, self.max_length), 4)
+
+
+def _powers(first: int, last: int, factor: int) -> list[int]:
+    sizes = [first]
+    while sizes[-1] < last:
+        sizes.append(min(factor * sizes[-1], last))
+    return sizes
+
+
+def _bucket(size: int, buckets: list[int]) -> int:
+    return next(bucket for bucket in buckets if bucket >= size)
+
+
+def _built_here() -> tuple[Path, str]:
+    """The kernels in this machine's cache, built now if need be, and why there are none."""
+    folder = cache_folder("kernels")
+    if kernels.mismatch(folder):
+        try:
+            kernels.build(folder)
+        except (RuntimeError, FileNotFoundError) as error:
+            return folder, f"they cannot be built: {error}"
+    return folder, ""
+
+
+def _closed(ids: list[int], slots: list[int], positions: list[int]) -> Tensor:
+    raise RuntimeError("the engine is closed")
