@@ -40,6 +40,10 @@ BUILDERS = {
         "servekit.classifiers.build",
         ("servekit/classifiers/*.py", *SHARED_SOURCES, "servekit/images.py"),
     ),
+    "llama_handler.py": (
+        "servekit.generation.build",
+        ("servekit/generation/build.py", "servekit/engines/kernels.*", "servekit/engines/llama.py", *SHARED_SOURCES),
+    ),
 }
 # torchao quantises when an archive is built. It stands beside the environment, for builders alone: a worker that finds
 # it imports it with transformers, 1.4 s more for nothing.

@@ -93,12 +93,14 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
     """Every file of the archive by its name there. Raises KitError for a name that stands twice or is forbidden."""
     handler = HANDLERS_DIR / config.model.handler
     package = HANDLERS_DIR / "servekit"
+    sources = sorted([*package.rglob("*.py"), *package.rglob("*.cpp")])
+    folder = getattr(config.handler, "model_checkpoint_dir", MODEL_FOLDER)
     pairs: list[tuple[str, Path | bytes]] = [
         (config.model.handler, handler),
         (CONFIG_FILE, config.model_config_yaml().encode()),
         (MANIFEST_FILE, manifest(config).encode()),
-        *((f"servekit/{p.relative_to(package).as_posix()}", p) for p in sorted(package.rglob("*.py"))),
-        *((f"{MODEL_FOLDER}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, config)),
+        *((f"servekit/{p.relative_to(package).as_posix()}", p) for p in sources),
+        *((f"{folder}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, config)),
         *((f"{ARTEFACTS_FOLDER}/{p.name}", p) for p in sorted(prepared.iterdir())),
     ]
     return checked_entries(pairs)

@@ -29,6 +29,7 @@ import yaml
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CXX", "SERVEKIT_CACHE", "XDG_CACHE_HOME")
 END = -1
+STREAM_NEXT = "ts_stream_next"
 
 
 class WorkerDied(Exception):
@@ -66,6 +67,7 @@ class Worker:
         self._environment = dict(environment or {})
         self._folder = tempfile.TemporaryDirectory(prefix="sk-worker-")
         self._socket: socket.socket | None = None
+        self._continuous = False
 
     def __enter__(self) -> Worker:
         ts_dir = (self._ts_home or _installed_ts_home()) / "ts"
@@ -116,6 +118,7 @@ class Worker:
         """Load the model as the frontend's LOAD command does. Returns seconds. Raises WorkerDied."""
         manifest = json.loads((self.model_dir / "MAR-INF" / "MANIFEST.json").read_text())["model"]
         config = yaml.safe_load((self.model_dir / manifest["configFile"]).read_text())
+        self._continuous = bool(config.get("continuousBatching"))
         started = time.perf_counter()
         message = b"L" + _text(name) + _text(str(self.model_dir)) + _int(config.get("batchSize", 1))
         message += _text(manifest["handler"]) + _int(-1) + _text("") + struct.pack("!?", True)
@@ -126,7 +129,27 @@ class Worker:
         return time.perf_counter() - started
 
     def predict(self, requests: Sequence[Request], timeout_s: float = 60.0) -> list[Reply]:
-        """Send one batch, get one reply a request in the same order. Raises WorkerDied."""
+        """Send one batch, get one reply a request in the same order. Raises WorkerDied.
+
+        A reply that comes in parts is put together, as a client would read it: the parts are further messages of the
+        same batch, or, where the model has continuousBatching, the answers to further rounds.
+        """
+        parts: dict[str, list[Reply]] = {f"request-{index}": [] for index in range(len(requests))}
+        self._send(self._batch(requests), timeout_s)
+        while True:
+            replies = self._replies()
+            for key, reply in replies.items():
+                if not parts[key] and reply.headers.get(STREAM_NEXT) == "false":
+                    raise WorkerDied(f"{key}: the first part was the last: its client would get no status line")
+                parts[key].append(reply)
+            unfinished = [key for key, own in parts.items() if own and own[-1].headers.get(STREAM_NEXT) == "true"]
+            if not unfinished:
+                break
+            if self._continuous:
+                self._send(b"I" + b"".join(_text(key) + _int(END) * 2 for key in unfinished) + _int(END), timeout_s)
+        return [Reply(own[0].status, b"".join(part.body for part in own), own[0].headers) for own in parts.values()]
+
+    def _batch(self, requests: Sequence[Request]) -> bytes:
         message = b"I"
         for index, request in enumerate(requests):
             message += _text(f"request-{index}")
@@ -137,7 +160,10 @@ class Worker:
             if not request.form:
                 message += _text("body") + _text(content_type) + _blob(request.body)
             message += _int(END)
-        self._send(message + _int(END), timeout_s)
+        return message + _int(END)
+
+    def _replies(self) -> dict[str, Reply]:
+        """One message of the worker."""
         self._int()
         self._text()  # code and message of the whole batch; the frontend uses each reply's own
         replies = {}
@@ -146,7 +172,7 @@ class Worker:
             content_type, status, _phrase = self._text(), self._int(), self._text()
             headers = {self._text(): self._text() for _ in range(self._int())}
             replies[request_id] = Reply(status, self._bytes(self._int()), {"content-type": content_type, **headers})
-        return [replies[f"request-{index}"] for index in range(len(requests))]
+        return replies
 
     @property
     def alive(self) -> bool:

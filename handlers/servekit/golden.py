@@ -20,13 +20,14 @@ GOLDEN_FILE = "golden.json"
 class Golden:
     """body is posted as JSON to /predictions/<model>; the reply must be near what is expected.
 
+    text: expected is for each input what its generated_text has to begin with; tolerance is not used.
     vectors: expected is a list of vectors, tolerance the most that a cosine may be below 1.
     scores: expected is for each input a score by label, tolerance the most that a score may differ, relative to
     scores beyond 1.
     """
 
     body: dict[str, object]
-    kind: Literal["vectors", "scores"]
+    kind: Literal["vectors", "scores", "text"]
     expected: list[Any]
     tolerance: float
 
@@ -47,9 +48,10 @@ class Golden:
             return f"not JSON: {reply[:80]!r}"
         if not isinstance(answers, list) or len(answers) != len(self.expected):
             return f"expected {len(self.expected)} answers, got {str(answers)[:200]}"
-        judge: Callable[[Any, object, float], str] = vector_problem if self.kind == "vectors" else scores_problem
+        judges: dict[str, Callable[[Any, object, float], str]]
+        judges = {"vectors": vector_problem, "scores": scores_problem, "text": text_problem}
         for index, (expected, found) in enumerate(zip(self.expected, answers, strict=True)):
-            if problem := judge(expected, found, self.tolerance):
+            if problem := judges[self.kind](expected, found, self.tolerance):
                 return f"answer {index}: {problem}"
         return ""
 
@@ -75,6 +77,14 @@ def scores_problem(expected: Mapping[str, float], found: object, tolerance: floa
         if not abs(each["score"] - expected[label]) <= tolerance * max(1.0, abs(expected[label])):
             return f"{label} has score {each['score']:.4f}, the reference {expected[label]:.4f}"
     return ""
+
+
+def text_problem(expected: str, found: object, tolerance: float) -> str:
+    """What is wrong with one {"generated_text"}."""
+    text = found.get("generated_text") if isinstance(found, dict) else None
+    if not isinstance(text, str):
+        return f"expected a generated_text, got {str(found)[:80]}"
+    return "" if text.startswith(expected) else f"expected {expected!r}, got {text[:80]!r}"
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:

@@ -31,8 +31,20 @@ TEXTS = Metric("servekit_texts_total", "counter", "Count")
 ITEMS = Metric("servekit_items_total", "counter", "Count")
 TRUNCATED = Metric("servekit_truncated_texts_total", "counter", "Count")
 REFUSED = Metric("servekit_refused_requests_total", "counter", "Count")
+TTFT = Metric("servekit_time_to_first_token_seconds", "histogram", "Seconds")
+TPOT = Metric("servekit_time_per_output_token_seconds", "histogram", "Seconds")
+QUEUE = Metric("servekit_slot_wait_seconds", "histogram", "Seconds")
+OCCUPANCY = Metric("servekit_slots_in_use_ratio", "histogram", "Ratio")
+TOKENS_IN = Metric("servekit_prompt_tokens_total", "counter", "Count")
+TOKENS_OUT = Metric("servekit_generated_tokens_total", "counter", "Count")
+CANCELLED = Metric("servekit_cancelled_requests_total", "counter", "Count")
+TOKENS_SAVED = Metric("servekit_saved_tokens_total", "counter", "Count")
+FAILED = Metric("servekit_failed_requests_total", "counter", "Count")
 
-MODEL_METRICS = (TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED)
+MODEL_METRICS = (
+    *(TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED),
+    *(TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, FAILED),
+)
 
 
 class Recorder:

@@ -34,10 +34,11 @@ MPOL_PREFERRED = 1
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker got. threads: for torch.set_num_threads; text: one line for its log."""
+    """What a worker got. threads: for torch.set_num_threads; text: one line for its log; place: among the workers."""
 
     threads: int
     text: str
+    place: int = 0
 
 
 def claim(settings: CpuSettings, config: Mapping[str, Any]) -> Claim:
@@ -68,7 +69,7 @@ def claim(settings: CpuSettings, config: Mapping[str, Any]) -> Claim:
         return _unpinned(planned.threads, reason)
     if len({cpu.node for cpu in machine.cpus}) > 1:
         prefer_memory_of(own.node)
-    return Claim(own.threads, f"{own}, pinned")
+    return Claim(own.threads, f"{own}, pinned", planned.slices.index(own))
 
 
 def take(slices: Sequence[Slice]) -> Slice | None:
