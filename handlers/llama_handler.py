@@ -163,7 +163,8 @@ class LlamaHandler:
 
         A request that was here before comes without its body, and one whose client has gone does not come. Each must be
         answered in each round. The header ts_stream_next says whether there will be more, and the first answer must not
-        be the last: "false" in the first would leave the client without a status line (RestJob.java).
+        be the last: "false" in the first would leave the client without a status line (RestJob.java). A refusal has no
+        such header: behind a status of 400 or more the connection is closed, and what came later would be lost.
         """
         keys: dict[int, str] = context.request_ids
         for key in self.open.keys() - set(keys.values()):
@@ -176,19 +177,21 @@ class LlamaHandler:
         # Whoever has just come gets a status line, whoever has had everything is let go: neither waits.
         hurry = any(is_first.values()) or any(self.open[key] is None for key in keys.values())
         gained = self.loop.collect(0.0 if hurry else self.settings.heartbeat_s)
-        more: dict[int, str] = {}
+        is_last: dict[int, bool | None] = {}
         for place, key in keys.items():
             session = self.open[key]
             if session is not None:
                 replies[place] += self._advance(session, gained.get(key, []))
                 context.set_response_content_type(place, session.content_type)
             ended = session is None or session.done
-            more[place] = "true" if is_first[place] or not ended else "false"
+            is_last[place] = ended and not is_first[place]
+            if is_first[place] and session is None:
+                is_last[place] = None
             if ended:
                 self.open[key] = None
-            if more[place] == "false":
+            if is_last[place]:
                 del self.open[key]
-        context.stopping_criteria = [lambda _, last=more[place] == "false": last for place in range(len(data))]
+        context.stopping_criteria = [lambda _, last=is_last[place]: last for place in range(len(data))]
         self._observe_round(gained)
         return replies
 

@@ -106,6 +106,9 @@ class Frontend:
         assert key in self.jobs, f"Unexpected job in sendResponse() with 200 status code: {key}"
         client = self.jobs[key]
         stream_next = headers.get(STREAM_NEXT)
+        if client.ended and not client.is_open:  # refused before, and the connection is closed: nothing arrives
+            del self.jobs[key]
+            return
         assert not client.ended, "bytes after the end would be another reply's"
         if client.status is None:
             assert stream_next != "false", "the first answer is the last: the client gets no status line"
@@ -113,6 +116,10 @@ class Frontend:
         client.chunks.append(body)
         client.ended = stream_next != "true"
         if not self.continuous:
+            return
+        if status >= 400:  # NettyUtils.java closes behind the header
+            assert stream_next is None, "the body would be lost"
+            client.is_open = False
             return
         assert stream_next in ("true", "false"), "the job would never leave the batch"
         if client.ended or not client.is_open:

@@ -52,8 +52,13 @@ class Reply:
         self._tokenizer = tokenizer
         self._texts: list[str] = []
         self._waiting: list[Step] = []
-        self._sent_chars = 0
         self._begun = False
+        self._prompt = request.prompt_text if request.return_full_text else ""
+        # text_offset of the tokens that wait, as far as they have a text. The names of cut characters are no measure
+        # of it, so every text that is certain begins anew.
+        self._places_tokens = self._wants_logprobs and request.dialect == "completions"
+        self._chars = len(self._prompt)
+        self._offsets: list[int] = []
         if request.dialect == "chat":
             kind, head = "chat.completion.chunk" if request.stream else "chat.completion", "chatcmpl"
         else:
@@ -125,9 +130,19 @@ class Reply:
 
     def _take(self, text: str, step: Step | None) -> None:
         self._texts.append(text)
-        tells_tokens = self._request.dialect == "tgi" or self._wants_logprobs
-        if tells_tokens and step is not None and (step.token_id is not None or step.text):
+        if step is not None and self._tells(step):
             self._waiting.append(step)
+        start, self._chars = self._chars, self._chars + len(text)
+        if text and self._places_tokens:
+            for waited in self._waiting[len(self._offsets) :]:
+                self._offsets.append(min(start, self._chars))
+                start += len(self._name(waited))
+
+    def _tells(self, step: Step) -> bool:
+        """Whether the reply has something of the token itself."""
+        if self._request.dialect == "tgi":
+            return step.token_id is not None or bool(step.text)
+        return self._wants_logprobs and step.logprob is not None
 
     def _settle(self, text: str) -> list[tuple[Step | None, str]]:
         """The steps that waited, all text with the last; None where text or the end comes without one."""
@@ -135,7 +150,7 @@ class Reply:
         return [*((step, "") for step in waited[:-1]), (waited[-1] if waited else None, text)]
 
     def _full_text(self) -> str:
-        return (self._request.prompt_text if self._request.return_full_text else "") + "".join(self._texts)
+        return self._prompt + "".join(self._texts)
 
     def _name(self, step: Step) -> str:
         return step.text or "" if step.token_id is None else token_text(self._tokenizer, step.token_id)
@@ -175,38 +190,30 @@ class Reply:
         return b"data: " + orjson.dumps(event) + b"\n\n"
 
     def _openai_choice(self, text: str, finish: Ending | None) -> dict[str, Any]:
-        """What the steps that waited and their text come to."""
-        steps, self._waiting = [step for step in self._waiting if step.logprob is not None], []
-        chat = self._request.dialect == "chat"
-        choice = self._chat_choice(text, steps) if chat else self._completion_choice(text, steps)
-        self._begun = True
+        """The steps that waited, and their text; the first brings the role, or the prompt that is to be echoed."""
+        choice = self._chat_choice(text) if self._request.dialect == "chat" else self._completion_choice(text)
+        self._begun, self._waiting, self._offsets = True, [], []
         return {"index": 0, **choice, "finish_reason": finish and OPENAI_FINISH[finish]}
 
-    def _chat_choice(self, text: str, steps: list[Step]) -> dict[str, Any]:
+    def _chat_choice(self, text: str) -> dict[str, Any]:
         delta = {} if self._begun else {"role": "assistant", "content": ""}
         if text:
             delta["content"] = text
-        content = [self._chat_logprob(step) for step in steps]
+        content = [self._chat_logprob(step) for step in self._waiting]
         return {"delta": delta, "logprobs": {"content": content, "refusal": None} if self._wants_logprobs else None}
 
-    def _completion_choice(self, text: str, steps: list[Step]) -> dict[str, Any]:
-        echo = self._request.prompt_text if self._request.return_full_text and not self._begun else ""
-        start = self._sent_chars + len(echo)
-        self._sent_chars = start + len(text)
-        logprobs = self._completion_logprobs(steps, start, self._sent_chars) if self._wants_logprobs else None
-        return {"text": echo + text, "logprobs": logprobs}
+    def _completion_choice(self, text: str) -> dict[str, Any]:
+        echo = "" if self._begun else self._prompt
+        return {"text": echo + text, "logprobs": self._completion_logprobs() if self._wants_logprobs else None}
 
-    def _completion_logprobs(self, steps: list[Step], start: int, end: int) -> dict[str, Any]:
-        """text_offset: a token's first character in the text so far; those of a stop string are at its end."""
-        names = [self._name(step) for step in steps]
-        offsets = [start]
-        for name in names:
-            offsets.append(min(offsets[-1] + len(name), end))
+    def _completion_logprobs(self) -> dict[str, Any]:
+        """Tokens without a text, such as those of a stop string, are at its end."""
+        steps = self._waiting
         return {
-            "tokens": names,
+            "tokens": [self._name(step) for step in steps],
             "token_logprobs": [_finite(step.logprob) for step in steps],
             "top_logprobs": [self._by_name(step) for step in steps] if self._request.sampling.logprobs else None,
-            "text_offset": offsets[:-1],
+            "text_offset": self._offsets + [self._chars] * (len(steps) - len(self._offsets)),
         }
 
     def _by_name(self, step: Step) -> dict[str, float]:
