@@ -73,7 +73,10 @@ def check(
         rows.append({"model": name, "valid": True, "advice": schema.advice(config), "weights": assets.state(config)})
     if errors:
         raise KitError("\n       ".join(map(str, errors)), errors[0].hint)
-    report(rows, {"checked": rows}, json_file)
+    for row in rows:
+        for line in row["advice"]:
+            out.print(f"{row['model']}: {line}", soft_wrap=True)
+    report([row | {"advice": len(row["advice"])} for row in rows], {"checked": rows}, json_file)
 
 
 @app.command()

@@ -23,6 +23,17 @@ def lines(server: Server, model: ServedModel, config: AnyModelConfig, *, has_ima
             f"curl{auth} -H 'Content-Type: text/plain' -d 'hello' {url}",
             f"curl{auth} -H 'Content-Type: application/json' -d '{body}' {openai}/embeddings\n",
         ]
+    if config.model.handler == "llama_handler.py":
+        openai = f"{url}/{model.version}/v1"
+        tgi = '{"inputs": "The with statement", "parameters": {"max_new_tokens": 40}, "stream": true}'
+        chat = '{"messages": [{"role": "user", "content": "What is a generator?"}], "stream": true}'
+        return [
+            first,
+            f"{' ' * len(model.name)}  {openai}  (OpenAI base URL)\n",
+            f"curl -N{auth} -H 'Content-Type: text/plain' -d 'The with statement' {url}",
+            f"curl -N{auth} -H 'Content-Type: application/json' -d '{tgi}' {url}",
+            f"curl -N{auth} -H 'Content-Type: application/json' -d '{chat}' {openai}/chat/completions\n",
+        ]
     if has_images:
         return [f"{first}\n", f"curl{auth} -T {sample_file(config)} {url}\n"]
     return [f"{first}\n", f"curl{auth} -H 'Content-Type: text/plain' -d 'I like this.' {url}\n"]

@@ -14,11 +14,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
+from servekit import neuron_support
 from servekit.settings import (
     HANDLER_SETTINGS,
     ClassifierSettings,
     CpuSettings,
     EmbeddingSettings,
+    LlamaSettings,
     MicroBatching,
     PositiveInt,
 )
@@ -253,7 +255,32 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
                     f"torchserve.startupTimeout: compiling up to {shapes} buckets takes about {needed_s} s, "
                     f"more than {serving.startupTimeout}"
                 )
+    if isinstance(settings, LlamaSettings):
+        wrong += neuron_support.problems(settings, _instance_type(config), serving.maxWorkers)
+        wrong += _batching_problems(config)
     return wrong
+
+
+def _batching_problems(config: AnyModelConfig) -> list[str]:
+    serving, micro = config.torchserve, config.micro_batching
+    wrong = []
+    if serving.continuousBatching and micro:
+        wrong.append("micro_batching: torchserve.continuousBatching is the other way to batch; one of the two")
+    if micro and micro.micro_batch_size > serving.batchSize:
+        size = micro.micro_batch_size
+        wrong.append(f"micro_batching.micro_batch_size: {size} is more than torchserve.batchSize={serving.batchSize}")
+    if config.handler.heartbeat_s >= serving.responseTimeout:
+        wrong.append(
+            f"handler.heartbeat_s: {config.handler.heartbeat_s:g} comes after torchserve.responseTimeout="
+            f"{serving.responseTimeout} has ended the worker"
+        )
+    return wrong
+
+
+def _instance_type(config: AnyModelConfig) -> str | None:
+    deploy = config.deploy
+    target = (deploy.sagemaker or deploy.ec2) if deploy else None
+    return target.instance_type if target else None
 
 
 def advice(config: AnyModelConfig) -> list[str]:
@@ -270,8 +297,26 @@ def advice(config: AnyModelConfig) -> list[str]:
             f"handler.batch_sizes: {max(config.handler.batch_sizes)} is more than torchserve.batchSize="
             f"{serving.batchSize}: only requests of several items will fill it"
         )
+    if isinstance(config.handler, LlamaSettings):
+        lines += _llama_advice(config)
     if config.model.assets.hub and config.model.assets.revision == "main":
         lines.append("model.assets.revision: 'main' moves; a commit hash keeps the archive reproducible")
+    return lines
+
+
+def _llama_advice(config: AnyModelConfig) -> list[str]:
+    serving, micro = config.torchserve, config.micro_batching
+    lines = neuron_support.advice(
+        config.handler,
+        batch=micro.micro_batch_size if micro else serving.batchSize,
+        response_timeout_s=serving.responseTimeout,
+        startup_timeout_s=serving.startupTimeout,
+    )
+    if not serving.continuousBatching:
+        lines.append(
+            "torchserve.continuousBatching: without it a batch's connections end together, and TorchServe never tells "
+            "the worker that a client has gone"
+        )
     return lines
 
 
