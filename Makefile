@@ -27,6 +27,16 @@ test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
 bench: .venv/.installed-dev
 	$(PY) -m loadtest.bench_embedding $(ARGS)
 
+# The neuron engine under the Neuron image's transformers.
+test-neuron-image: .venv/.installed-dev .venv/neuron/.installed
+	$(PY) -m pytest tests/contract/test_neuron_image.py $(ARGS)
+
+.venv/neuron/.installed:
+	@$(PYTHON) -m venv .venv/neuron
+	@.venv/neuron/bin/python -m pip install --disable-pip-version-check --quiet torch==2.13.0 transformers==4.47.1 \
+		safetensors==0.8.0 pydantic==2.14.3 orjson==3.13.0 psutil==7.2.2 numpy pillow pytest==9.2.0 hypothesis
+	@touch $@
+
 # torchao, beside the environment: builders see it, workers do not.
 int8: .venv/int8/torchao
 .venv/int8/torchao: .venv/.installed requirements-int8.txt

@@ -63,7 +63,8 @@ def check(
     """Check YAMLs, all of them if none is named: keys, types, and values that do not go together."""
     if write_schema:
         schema.SCHEMA_FILE.write_text(schema.json_schema())
-    rows, errors = [], []
+    rows: list[dict[str, Any]] = []
+    errors = []
     for name in names or schema.model_names():
         try:
             config = schema.load_model(name)

@@ -106,7 +106,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     time with compile.mode aot, nothing after that. Raises Failed with the builder's own words.
     """
     program, sources = BUILDERS[config.model.handler]
-    settings = config.handler.model_dump_json(exclude_unset=True)
+    settings = config.resolved_handler.model_dump_json(exclude_unset=True)
     parts = [program, settings, json.dumps(fingerprint.machine(), sort_keys=True)]
     parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, config)]
     parts += [

@@ -94,6 +94,7 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
     handler = HANDLERS_DIR / config.model.handler
     package = HANDLERS_DIR / "servekit"
     sources = sorted([*package.rglob("*.py"), *package.rglob("*.cpp")])
+    made = sorted(path for path in prepared.rglob("*") if path.is_file())
     folder = getattr(config.handler, "model_checkpoint_dir", MODEL_FOLDER)
     pairs: list[tuple[str, Path | bytes]] = [
         (config.model.handler, handler),
@@ -101,7 +102,7 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
         (MANIFEST_FILE, manifest(config).encode()),
         *((f"servekit/{p.relative_to(package).as_posix()}", p) for p in sources),
         *((f"{folder}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, config)),
-        *((f"{ARTEFACTS_FOLDER}/{p.name}", p) for p in sorted(prepared.iterdir())),
+        *((f"{ARTEFACTS_FOLDER}/{p.relative_to(prepared).as_posix()}", p) for p in made),
     ]
     return checked_entries(pairs)
 

@@ -171,6 +171,15 @@ class ModelConfig(Strict, Generic[Settings]):
     deploy: Deploy | None = None
     loadtest: LoadTest | None = None
 
+    @property
+    def resolved_handler(self) -> Settings:
+        """The handler's settings with what its builder has to know of the other sections: rows in flight."""
+        handler = self.handler
+        if not isinstance(handler, LlamaSettings) or handler.max_batch != "auto":
+            return handler
+        rows = self.micro_batching.micro_batch_size if self.micro_batching else self.torchserve.batchSize
+        return handler.model_copy(update={"max_batch": rows})
+
     def model_config_yaml(self) -> str:
         """The archive's model-config.yaml: TorchServe's keys, `handler` and `micro_batching`, nothing else."""
         keys: dict[str, Any] = self.torchserve.model_dump(exclude_none=True)

@@ -172,8 +172,9 @@ class NeuronSettings(Strict):
     """Prompt lengths that are compiled; auto is powers of two up to max_length."""
     n_positions: Literal["auto"] | Buckets = "auto"
     """Total lengths that are compiled; auto is powers of two up to max_length."""
-    artifacts: str | None = "neuron_artifacts"
-    """Folder in the archive with NEFF files saved by model.save(); compiled at start where it is not there."""
+    artifacts: str | None = "artefacts/neuron"
+    """Folder in the archive with NEFF files, which `kit.py archive` writes where transformers-neuronx is; compiled at
+    start where it is not there."""
     visible_cores: str | None = None
     """NEURON_RT_VISIBLE_CORES of the first worker, as "0-11"; auto gives each worker tp_degree cores of its own."""
     compiler_flags: str | None = None

@@ -195,4 +195,6 @@ def test_a_seed_is_kept_where_the_engine_says_so(engine: Engine) -> None:
 
 
 def test_it_says_what_its_artefacts_depend_on(engine: Engine) -> None:
-    assert all(isinstance(value, str) and value for value in engine.fingerprint().values())
+    found = engine.fingerprint()
+    assert found
+    assert all(isinstance(value, str) for value in found.values())

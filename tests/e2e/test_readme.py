@@ -55,13 +55,14 @@ def test_every_block_is_known() -> None:
         ".venv/bin/python",
         ".venv/bin/python",
         ".venv/bin/python",
+        ".venv/bin/python",
         ".venv/bin/torchserve",
     ]
 
 
 @pytest.mark.usefixtures("port_8080")
 def test_the_commands_work() -> None:
-    commands, curl, python, digits, plan, verbs, by_hand, stop = blocks()
+    commands, curl, python, digits, llama, plan, verbs, by_hand, stop = blocks()
     assert commands[1].splitlines() == ["make serve", "make test"]
     assert "pytest" in run("bash", "make -n test")
     serve = subprocess.Popen(
@@ -72,6 +73,7 @@ def test_the_commands_work() -> None:
         assert "[[" in run(*curl)  # the second reply is a list of vectors
         assert run(*python).split() == ["2", "384", "6"]
         assert '[{"label":"7"' in run(*digits)  # beside the server on 8080
+        assert "data: [DONE]" in run(*llama)
         assert "75 % used" in run(*plan)
         assert '"ready": true' in run(*verbs)
     finally:

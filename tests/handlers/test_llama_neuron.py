@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ import yaml
 from llama_handler import LlamaHandler
 from transformers import AutoModelForCausalLM
 
+from servekit.engines import load_engine
+from servekit.generation import build
+from servekit.settings import LlamaSettings
 from tests.fakes import neuron_image
 from tests.fakes.frontend import Client, Frontend
 from tests.fakes.tiny_llama import make_tiny_llama, make_tokenizer
@@ -38,6 +43,19 @@ micro_batching:
 """
 
 
+def test_an_archive_is_compiled_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    neuron_image.enter(monkeypatch)
+    settings = LlamaSettings.model_validate({"tp_degree": 2, "amp": "f32", "max_batch": 2, "max_length": 64})
+    weights, out = make_tiny_llama(tmp_path / "weights"), tmp_path / "archive" / "artefacts"
+    out.mkdir(parents=True)
+    build.main(str(weights), str(out), "tiny", settings.model_dump_json(exclude_unset=True))
+    shutil.copytree(weights, tmp_path / "archive" / "model")
+    engine = load_engine("tiny", tmp_path / "archive", settings, rows=2, device="cpu", place=0, workers=1)
+    assert list((out / "neuron").glob("*.neff"))
+    assert engine._model.compiled == []  # type: ignore[attr-defined]
+    engine.close()
+
+
 def test_the_articles_configuration_is_accepted_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -46,9 +64,7 @@ def test_the_articles_configuration_is_accepted_as_it_stands(
     monkeypatch.setenv("NEURONX_DUMP_TO", f"{tmp_path}/neuron_cache")
     folder = tmp_path / "llama-2-13b-split"
     model = AutoModelForCausalLM.from_pretrained(make_tiny_llama(tmp_path / "whole"), dtype=torch.bfloat16)
-    from transformers_neuronx.module import save_pretrained_split  # the stand-in's
-
-    save_pretrained_split(model, folder)
+    import_module("transformers_neuronx.module").save_pretrained_split(model, folder)
     make_tokenizer().save_pretrained(folder)
 
     config = yaml.safe_load(MODEL_CONFIG)

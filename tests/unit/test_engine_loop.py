@@ -120,7 +120,11 @@ def test_a_cancelled_row_frees_the_engine_within_a_step(started: Callable[[Count
 
 def test_a_row_that_waits_is_cancelled_before_it_starts(started: Callable[[Counting], EngineLoop]) -> None:
     hold = threading.Event()
-    engine = Counting(lambda step: hold.wait(PATIENCE_S) and None)
+
+    def wait(step: int) -> None:
+        hold.wait(PATIENCE_S)
+
+    engine = Counting(wait)
     loop = started(engine)
     for key in "abc":
         loop.submit(prompt(key))

@@ -62,12 +62,19 @@ def test_broken_utf8_is_what_decode_makes_of_it(data: bytes) -> None:
     assert "".join(stream_of(byte_level(), ids)) == decode(byte_level(), ids) == data.decode(errors="replace")
 
 
+def test_a_character_is_whole_wherever_the_window_is_shortened() -> None:
+    for broken in range(2 * MAX_WINDOW_TOKENS):
+        data = b"\xff" * broken + "😀".encode()
+        assert "".join(stream_of(byte_level(), byte_ids(byte_level(), data))) == data.decode(errors="replace")
+
+
 @given(st.binary(max_size=12), st.text(max_size=5))
 def test_of_byte_tokens_whole_characters_stay(data: bytes, text: str) -> None:
     """Where decode gives up the whole run of bytes."""
     tokenizer = sentencepiece()
-    ids = tokenizer("More")["input_ids"] + byte_ids(tokenizer, data + text.encode())
-    assert "".join(stream_of(tokenizer, ids)) == "More" + (data + text.encode()).decode(errors="replace")
+    words = tokenizer(" more", add_special_tokens=False)["input_ids"]
+    ids = [*words, *byte_ids(tokenizer, data + text.encode()), *words]
+    assert "".join(stream_of(tokenizer, ids)) == " more" + (data + text.encode()).decode(errors="replace") + "  more"
 
 
 def test_a_character_of_byte_tokens_comes_with_its_last_one() -> None:

@@ -124,7 +124,7 @@ class NeuronEngine:
     def stream(self, inbox: Inbox) -> Iterator[list[Step]]:
         """One batch: up to max_batch prompts, taken now. Rows that cannot share a sample() run one after another."""
         rows = [_Row(prompt, self._plan.max_length) for prompt in inbox.take(self.capabilities.max_batch)]
-        refused = [row.end("error", reason) for row in rows if (reason := row.refusal)]
+        refused = [row.end("error", reason) for row in rows if (reason := self._problem(row.prompt))]
         if refused:
             yield refused
         for group in _groups([row for row in rows if not row.finished], self._plan.max_length):
@@ -133,6 +133,16 @@ class NeuronEngine:
     def close(self) -> None:
         """Let go of the model; the cores are free when the process ends."""
         self._model = None
+
+    def _problem(self, prompt: Prompt) -> str:
+        """Why this prompt cannot be run, before it costs its neighbours theirs; empty when it can."""
+        if not 1 <= len(prompt.token_ids) < self._plan.max_length:
+            return f"a prompt of {len(prompt.token_ids)} tokens; the engine takes 1 to {self._plan.max_length - 1}"
+        if not all(0 <= token < self._plan.vocabulary for token in prompt.token_ids):
+            return f"a token that is not in the vocabulary of {self._plan.vocabulary}"
+        if prompt.sampling.repetition_penalty != 1.0:
+            return "transformers-neuronx has no repetition_penalty"
+        return ""
 
     def _run(self, group: list[_Row], everyone: list[_Row], inbox: Inbox) -> Iterator[list[Step]]:
         """One sample() over the rows of group. Never raises: what sample() raises ends its rows."""
@@ -208,6 +218,7 @@ class ModelPlan:
     folder: Path
     model_type: str
     max_length: int
+    vocabulary: int
     keywords: Mapping[str, Any]
     options: Mapping[str, Any]
 
@@ -288,6 +299,7 @@ def plan_model(name: str, model_dir: Path, settings: LlamaSettings, micro_batch_
         folder,
         config["model_type"],
         max_length,
+        vocabulary=int(config["vocab_size"]),
         keywords={
             "n_positions": positions,
             "batch_size": micro_batch_size,
@@ -327,13 +339,6 @@ class _Row:
         self.room = min(prompt.max_new_tokens, max_length - len(prompt.token_ids))
         self.arguments = _arguments(prompt.sampling)
         self.finished = False
-        self.refusal = ""
-        if self.room < 1:
-            self.refusal = (
-                f"the prompt has {len(prompt.token_ids)} tokens, max_length is {max_length} with the new ones"
-            )
-        elif prompt.sampling.repetition_penalty != 1.0:
-            self.refusal = "transformers-neuronx has no repetition_penalty"
 
     def gain(self, token: int) -> Step:
         """What one more token is to this row."""

@@ -2,13 +2,15 @@
 
     python -m servekit.generation.build MODEL_DIR OUT_DIR NAME SETTINGS_JSON
 
-Writes OUT_DIR/golden.json and, for the torch engine on CPU, OUT_DIR/kernels.so. The golden answer is transformers' own,
+Writes OUT_DIR/golden.json; for the torch engine on CPU, OUT_DIR/kernels.so; for the neuron engine, where its library is
+installed, OUT_DIR/neuron, compiled with no device. The golden answer is transformers' own,
 greedy, in float32. Where the engine computes in less, only its first token has to agree; the openai engine's server is
 not asked, so any text is right.
 """
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -50,6 +52,23 @@ def main(model_dir: str, out_dir: str, name: str, settings_json: str) -> None:
     if settings.chosen_engine == "torch" and settings.mode in ("auto", "kernels") and shutil.which("g++"):
         kernels.build(Path(out_dir))
         print(f"{name}: kernels built")
+    if settings.chosen_engine == "neuron" and has_neuronx():
+        from servekit.engines.neuron import compile_artifacts
+
+        # The archive's own folder for weights is not there yet: an absolute path stands for it.
+        absolute = settings.model_copy(update={"model_checkpoint_dir": str(Path(model_dir).resolve())})
+        rows = 1 if settings.max_batch == "auto" else settings.max_batch
+        compile_artifacts(name, Path(model_dir), absolute, rows, Path(out_dir) / "neuron")
+        print(f"{name}: compiled for Neuron")
+
+
+def has_neuronx() -> bool:
+    """Whether the real transformers-neuronx is installed: the package of that name on PyPI raises when imported."""
+    try:
+        importlib.import_module("transformers_neuronx")
+    except ImportError:
+        return False
+    return True
 
 
 if __name__ == "__main__":
