@@ -35,7 +35,7 @@ def store(tmp_path: Path, prepared: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("mode", ["aot", "jit", "eager"])
+@pytest.mark.parametrize("mode", ["aot", pytest.param("jit", marks=pytest.mark.slow), "eager"])
 def test_every_mode_loads_and_answers_right(minilm: AnyModelConfig, tiny_model: Path, store: Path, mode: str) -> None:
     archive = build.build(tiny_config(minilm, tiny_model, mode), store)
     assert (archive.path / "artefacts" / "encoder.pt2").exists() == (mode == "aot")

@@ -140,6 +140,7 @@ def test_a_matching_artefact_is_used_without_a_word(
     assert (encoder.mode, messages) == ("aot", [])
 
 
+@pytest.mark.slow
 def test_mpnet_compiles_ahead_of_time_too(tmp_path: Path) -> None:
     """The architecture of all-mpnet-base-v2, with its relative positions, at random weights."""
     spec = spec_of(make_tiny_model(tmp_path / "model", family="mpnet"))

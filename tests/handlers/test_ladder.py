@@ -92,6 +92,7 @@ def test_the_artefacts_hold_one_package_a_size(built: Built) -> None:
     assert names == {"golden.json", "compile.json", *sizes}
 
 
+@pytest.mark.slow
 def test_packages_for_another_machine_are_compiled_here_once(
     built: Built, tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_class_of_your_own(tmp_path: Path) -> None:
         torch.testing.assert_close(runner(inputs), module(*inputs), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_where_it_can_be_compiled(built: Built, tmp_path: Path) -> None:
     """Emulated where the CPU has no bf16, and then refused by `impossible`, but right all the same."""
     from servekit.classifiers import bf16
@@ -228,6 +230,7 @@ def test_int8_gives_convolutions_their_padding_in_numbers(padding: str, numbers:
     assert even.padding == "same"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (QUANTISER / "torchao").is_dir(), reason="torchao is not here: make int8")
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_int8_is_near_and_judged_on_the_calibration(kind: str, tmp_path: Path) -> None:

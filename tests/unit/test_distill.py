@@ -64,6 +64,7 @@ def test_images_from_a_teacher_trained_from_nothing(images: SimpleNamespace, tmp
     assert accuracy(predict(model, test), torch.tensor(dataset.test.targets)) == report.kept_accuracy
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(images: SimpleNamespace, tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
