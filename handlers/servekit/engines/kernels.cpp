@@ -9,6 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <omp.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2)));
@@ -33,21 +37,43 @@ struct Model {
 enum Kind { F32 = 0, BF16 = 1, S8 = 2 };
 
 template <Kind kind> struct Of;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+static inline f32x16 joined(__m256 low, __m256 high) {
+    f32x16 v; memcpy(&v, &low, sizeof low); memcpy((char*)&v + sizeof low, &high, sizeof high); return v;
+}
+#endif
 template <> struct Of<F32> {
     typedef float type;
     static f32x16 load(const float* p) { f32x16 v; memcpy(&v, p, sizeof v); return v; }
 };
+// GCC 12 widens vectors of narrow integers one number at a time, so x86 is told its instructions.
 template <> struct Of<BF16> {
     typedef uint16_t type;
     static f32x16 load(const uint16_t* p) {
+#if defined(__AVX512F__)
+        return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+        return joined((__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16),
+                      (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8))), 16));
+#else
         u16x16 v; memcpy(&v, p, sizeof v);
-        u32x16 wide = __builtin_convertvector(v, u32x16) << 16;
-        return (f32x16)wide;
+        return (f32x16)(__builtin_convertvector(v, u32x16) << 16);
+#endif
     }
 };
 template <> struct Of<S8> {
     typedef int8_t type;
-    static f32x16 load(const int8_t* p) { s8x16 v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, f32x16); }
+    static f32x16 load(const int8_t* p) {
+#if defined(__AVX512F__)
+        return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+        return joined(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))),
+                      _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))));
+#else
+        s8x16 v; memcpy(&v, p, sizeof v);
+        return __builtin_convertvector(v, f32x16);
+#endif
+    }
 };
 
 static inline f32x16 load(const float* p) { return Of<F32>::load(p); }
@@ -170,8 +196,6 @@ static void attend(const Model& m, const Layer& layer, const float* qkv, int hea
         for (int i = 0; i < size; i++) out[i] += share * v[i];
     }
 }
-
-#include <omp.h>
 
 template <Kind kind>
 static void step(const Model& m, int rows, const int64_t* ids, const int32_t* slots, const int32_t* positions,
