@@ -261,6 +261,15 @@ def test_the_log_probabilities_of_a_completion(stream: bool) -> None:
     assert tops[0] == {tokens[0]: -0.5, TOKENIZER.decode([IDS[0] + 1]): -1.5}
 
 
+def test_the_tokens_of_a_stop_string_are_at_the_end_of_the_text() -> None:
+    reply = Reply(asking("completions", logprobs=0), "7", 0, TOKENIZER)
+    for step in steps()[:-1]:
+        reply.chunk("", step)
+    choice = json.loads(reply.end("stop_string", USAGE, "smi", steps()[-1]))["choices"][0]
+    assert choice["text"] == "smi"
+    assert choice["logprobs"]["text_offset"] == [0] + [3] * (len(IDS) - 1)
+
+
 def test_alternatives_of_one_name_are_told_once_with_the_likelier() -> None:
     ids = TOKENIZER.convert_tokens_to_ids(["ä", "å"])  # single bytes, each of them a cut character
     step = Step("k", ids[0], logprob=-0.5, top_logprobs=((ids[0], -0.5), (ids[1], -1.5)))

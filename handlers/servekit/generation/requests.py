@@ -235,7 +235,7 @@ def _parse_tgi(parsed: TgiBody, tokenizer: Any, limits: Limits, accept: str) -> 
 def _parse_completion(parsed: CompletionBody, tokenizer: Any, limits: Limits) -> GenerationRequest:
     prompt = parsed.prompt
     if isinstance(prompt, list) and isinstance(next(iter(prompt), 0), int):
-        ids = _check_ids(prompt, tokenizer, limits)
+        ids = _check_ids(prompt, tokenizer)
         text = tokenizer.decode(list(ids), skip_special_tokens=True) if parsed.echo else ""
     else:
         text = prompt if isinstance(prompt, str) else str(prompt[0])
@@ -350,11 +350,9 @@ def _prompt_too_long(tokens: str, limits: Limits) -> RequestError:
     )
 
 
-def _check_ids(ids: list[Any], tokenizer: Any, limits: Limits) -> tuple[int, ...]:
+def _check_ids(ids: list[Any], tokenizer: Any) -> tuple[int, ...]:
     if not ids:
         raise _empty_prompt()
-    if len(ids) >= limits.max_length:
-        raise _prompt_too_long(str(len(ids)), limits)
     vocabulary = len(tokenizer)
     wrong = next((token_id for token_id in ids if not 0 <= token_id < vocabulary), None)
     if wrong is not None:
