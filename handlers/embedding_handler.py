@@ -20,7 +20,6 @@ from servekit.embedding_requests import (
     EmbeddingRequest,
     Vectors,
     parse_request,
-    render_models,
     render_reply,
 )
 from servekit.encoders import load_encoder
@@ -28,6 +27,7 @@ from servekit.encoders.module import encoder_spec
 from servekit.errors import RequestError, overloaded
 from servekit.log import log, quiet_worker
 from servekit.metrics import BATCH_FILL, FORWARD, PADDING, REFUSED, TEXTS, TOKENIZE, TRUNCATED, Recorder
+from servekit.model_list import render_models
 from servekit.settings import EmbeddingSettings
 from servekit.tokenizer import TextTokenizer, TokenRow
 from servekit.wire import Headers, Row, read_body, send, send_error, url_path

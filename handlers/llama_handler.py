@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from servekit import pinning
+from servekit import model_list, pinning
 from servekit.engines import load_engine
 from servekit.engines.base import FixedInbox, Step
 from servekit.errors import RequestError, overloaded
@@ -38,8 +39,9 @@ from servekit.metrics import (
     Recorder,
 )
 from servekit.micro_batching import Failed, Pipeline
+from servekit.model_list import render_models
 from servekit.settings import LlamaSettings, MicroBatching
-from servekit.wire import Row, header, read_body, send_error, url_path
+from servekit.wire import Row, header, read_body, send, send_error, url_path
 
 DEFAULT_RESPONSE_TIMEOUT_S = 120
 # TorchServe kills a worker at responseTimeout: what is not done by then is answered before.
@@ -116,10 +118,14 @@ class LlamaHandler:
         if self.continuous:
             return self._handle_round(data, context)
         batch = Batch(context)
-        items = [(place, row, batch) for place, row in enumerate(data)]
+        lists = [place for place in range(len(data)) if self._asks_for_list(context, place)]
+        items = [(place, row, batch) for place, row in enumerate(data) if place not in lists]
         outcomes = self.pipeline.run(items, self.timeout_s)
         batch.end()
-        return [self._outcome(batch, place, outcome) for place, outcome in enumerate(outcomes)]
+        replies = {place: send(context, place, render_models(self.name)) for place in lists}
+        for (place, _, _), outcome in zip(items, outcomes, strict=True):
+            replies[place] = self._outcome(batch, place, outcome)
+        return [replies[place] for place in range(len(data))]
 
     def preprocess(self, row: Row, headers: Any, key: str) -> Session:
         """A request with its prompt in token ids. Raises RequestError."""
@@ -185,7 +191,7 @@ class LlamaHandler:
                 context.set_response_content_type(place, session.content_type)
             ended = session is None or session.done
             is_last[place] = ended and not is_first[place]
-            if is_first[place] and session is None:
+            if is_first[place] and context.get_response_status(place)[0] not in (None, HTTPStatus.OK):
                 is_last[place] = None
             if ended:
                 self.open[key] = None
@@ -197,6 +203,9 @@ class LlamaHandler:
 
     def _admit(self, row: Row, context: Any, place: int, key: str) -> bytes:
         """Begin a request, or refuse it; what to send of it now."""
+        if self._asks_for_list(context, place):
+            self.open[key] = None
+            return send(context, place, render_models(self.name))
         try:
             session = self.preprocess(row, context.get_all_request_header(place), key)
         except RequestError as error:
@@ -278,6 +287,9 @@ class LlamaHandler:
         context.set_response_content_type(place, session.content_type)
         body: bytes = outcome
         return body
+
+    def _asks_for_list(self, context: Any, place: int) -> bool:
+        return url_path(context.get_all_request_header(place)) == model_list.PATH
 
     def _refuse(self, context: Any, place: int, error: RequestError) -> bytes:
         self.metrics.observe(REFUSED, 1)

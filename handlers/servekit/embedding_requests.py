@@ -128,12 +128,6 @@ def render_reply(request: EmbeddingRequest, vectors: Vectors, tokens: int) -> by
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def render_models(model_name: str) -> bytes:
-    """OpenAI's list of models: this one."""
-    model = {"id": model_name, "object": "model", "created": 0, "owned_by": "servekit"}
-    return orjson.dumps({"object": "list", "data": [model]})
-
-
 def shorten(vectors: Vectors, dimensions: int) -> Vectors:
     """The first dimensions of each vector, scaled to length 1 again (Matryoshka, Kusupati et al. 2022)."""
     cut = vectors[:, :dimensions]

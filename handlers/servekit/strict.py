@@ -12,6 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+MOST_PROBLEMS = 20
+
 
 class Strict(BaseModel):
     """Unknown keys are errors, values are not coerced across types, instances do not change."""
@@ -27,10 +29,16 @@ def closest(word: str, words: Iterable[str]) -> str | None:
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each problem: `key.path: what is wrong`, with the closest valid key for an unknown one."""
-    return [
-        _line(problem["loc"], problem["type"], problem["msg"], problem["input"], model) for problem in error.errors()
+    """One line for each problem: `key.path: what is wrong`, with the closest valid key for an unknown one.
+
+    Of more than MOST_PROBLEMS only their number: a body of wrong keys would be answered by one ten times as large.
+    """
+    found = error.errors()
+    lines = [
+        _line(problem["loc"], problem["type"], problem["msg"], problem["input"], model)
+        for problem in found[:MOST_PROBLEMS]
     ]
+    return lines if len(found) <= MOST_PROBLEMS else [*lines, f"and {len(found) - MOST_PROBLEMS} more"]
 
 
 def _line(location: tuple[int | str, ...], kind: str, message: str, value: Any, model: type[BaseModel]) -> str:

@@ -68,8 +68,8 @@ def tgi(prompt: str = PROMPT, *, stream: bool = False, **parameters: Any) -> dic
 
 def metric(llama: Started, name: str) -> float:
     text = llama.server.metrics().get("/metrics").body.decode()
-    families = [family for family in text_string_to_metric_families(text) if family.name.startswith(name)]
-    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == name)
 
 
 def answer(llama: Started) -> str:
@@ -86,6 +86,7 @@ def test_the_printed_curl_lines_stream(llama: Started) -> None:
 
 
 def test_openais_client_completes_and_chats(llama: Started, openai: OpenAI) -> None:
+    assert [model.id for model in openai.models.list()] == ["pydoc-llama"]
     whole = openai.completions.create(model="pydoc-llama", prompt=PROMPT, max_tokens=30, temperature=0)
     assert whole.usage is not None
     assert whole.choices[0].text == answer(llama)
@@ -189,9 +190,9 @@ def test_clients_that_go_away_free_their_slots(llama: Started) -> None:
 
 def test_a_flood_of_long_prompts_is_answered_or_told_at_once(llama: Started) -> None:
     long = tgi(" ".join(["statement"] * 220), max_new_tokens=60, ignore_eos=True)
-    room = CONFIG.torchserve.batchSize + (CONFIG.torchserve.jobQueueSize or 100)
-    with ThreadPoolExecutor(2 * room) as pool:
-        replies = [pool.submit(post, llama, long) for _ in range(2 * room)]
+    room = CONFIG.torchserve.jobQueueSize or 100
+    with ThreadPoolExecutor(3 * room) as pool:
+        replies = [pool.submit(post, llama, long) for _ in range(3 * room)]
         seen = [reply.result() for reply in replies]
     told = [reply for reply in seen if reply.status_code == 503]
     good = [reply for reply in seen if reply.status_code == 200]

@@ -109,6 +109,13 @@ def test_every_dialect_gives_transformers_text(frontend: Frontend, truth: dict[s
         assert json.loads(answer.text)["usage"]["completion_tokens"] <= 20
 
 
+def test_the_list_of_models_has_this_one(frontend: Frontend) -> None:
+    asked, beside = Client(b"", path="v1/models"), tgi(PROMPTS[0])
+    frontend.ask(asked, beside)
+    assert [each["id"] for each in json.loads(asked.text)["data"]] == ["tiny"]
+    assert (asked.status, beside.status) == (200, 200)
+
+
 def test_chat_uses_the_models_template(frontend: Frontend, model_dir: Path) -> None:
     messages = [{"role": "user", "content": "hello"}]
     body = {"messages": messages, "max_tokens": 5, "temperature": 0}

@@ -76,7 +76,8 @@ class Session:
             return self._reply.end("stop_string", self.usage, text, step)
         if step.finish:
             self.done = True
-            return self._reply.end(step.finish, self.usage, text + self._text.finish(), step)
+            text += self._text.finish()
+            return self._reply.end("stop_string" if self._text.stopped else step.finish, self.usage, text, step)
         return self._reply.chunk(text, step)
 
     def _push(self, step: Step) -> str:
