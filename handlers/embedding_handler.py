@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from servekit import pinning
+from servekit import model_list, pinning
 from servekit.batching import count_admitted, padding_waste, plan_groups
 from servekit.embedding_requests import (
-    OPENAI_MODELS,
     EmbeddingRequest,
     Vectors,
     parse_request,
@@ -87,7 +86,7 @@ class EmbeddingHandler:
         for index, row in enumerate(data):
             headers: Headers = context.get_all_request_header(index)
             path = url_path(headers)
-            if path == OPENAI_MODELS:
+            if path == model_list.PATH:
                 replies[index] = send(context, index, render_models(self.name))
                 continue
             try:

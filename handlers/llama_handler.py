@@ -297,6 +297,8 @@ class LlamaHandler:
 
     def _load_tokenizer(self, folder: Path) -> tuple[Any, tuple[int, ...]]:
         from transformers import AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # TorchServe would log each of its states as a line
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return tokenizer, read_eos_ids(folder, tokenizer)

@@ -21,7 +21,6 @@ from servekit.wire import Body, validate
 Vectors = NDArray[np.float32]
 
 OPENAI_EMBEDDINGS = "v1/embeddings"
-OPENAI_MODELS = "v1/models"
 
 
 class InputsBody(Strict):
