@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +17,17 @@ import torch
 from transformers import LlamaForCausalLM
 
 from servekit.engines import tensor_parallel
-from servekit.engines.base import Prompt
+from servekit.engines.base import Prompt, Sampling
 from servekit.engines.llama import UnsupportedModel
+from servekit.engines.torch import TorchEngine
 from tests.fakes.tiny_llama import make_config, make_tiny_llama
 from tests.handlers.test_torch_engine import Arrivals, make_engine, prompts_of, reference, run, tokens
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LENGTHS = (3, 40, 17, 1, 100)
+SCENARIOS = ("all live", "follower dies", "leader dies")
 EOS = 257
+Ended = dict[str, list[tuple[int, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -36,88 +42,100 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def one_rank(folder: Path) -> None:
-    """What each of torchrun's processes runs: rank 0 serves, the other follows."""
-    torch.set_num_threads(1)
-    what, engine = sys.argv[2], make_engine(folder, mode="eager")
-    engine.warmup()
-    if engine.rank:
-        if what == "follower dies":
-            os.kill(os.getpid(), signal.SIGKILL)
-        engine.follow()
-        engine.close()
-        print("followed to the end", flush=True)
-        return
-    ids = prompts_of(LENGTHS)
-    prompts = [(3 * n, Prompt(str(n), each, 6 + n, stop_ids=(EOS,))) for n, each in enumerate(ids)]
-    gone = (2, Prompt("gone", ids[1], 60))
-    rows = run(engine, Arrivals([*prompts, gone], cancel={"gone": 9}))
-    if what == "follower dies":
-        again = run(engine, Arrivals([(0, Prompt("later", ids[0], 2))]))
-        print([steps[-1].finish for steps in (*rows.values(), *again.values())], flush=True)
-        engine.close()
-        return
-    if what == "leader dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    assert rows["gone"][-1].finish == "cancelled"
-    for n, each in enumerate(ids):
-        assert tokens(rows[str(n)]) == reference(folder, each, 6 + n)
-    engine.close()
-    print("all equal", flush=True)
+@pytest.fixture(scope="module")
+def ended(folder: Path) -> Ended:
+    """For each scenario, exit status and output of rank 0 and rank 1.
+
+    All at once, forked from one process that has torch loaded and no thread yet: loading it takes longer than the rest.
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'handlers'}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, __file__, str(folder)], env=environment, check=True, timeout=120)
+    statuses = json.loads((folder / "statuses.json").read_text())
+    return {
+        scenario: [(statuses[scenario][rank], (folder / f"{scenario}-{rank}.txt").read_text()) for rank in (0, 1)]
+        for scenario in SCENARIOS
+    }
 
 
-def run_ranks(folder: Path, port: int, what: str) -> list[tuple[int, str]]:
-    """Exit status and output of rank 0 and rank 1, started with torchrun's variables but without its rescue."""
-    python_path = os.pathsep.join((str(ROOT), str(ROOT / "handlers")))
-    shared = {
-        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": python_path,
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), what],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return [(rank.returncode, output) for rank, output in zip(ranks, outputs, strict=True)]
+def fork_all(folder: Path) -> None:
+    """The process that fixture ended starts."""
+    fork = multiprocessing.get_context("fork")
+    ranks: dict[str, list[multiprocessing.process.BaseProcess]] = {}
+    for scenario in SCENARIOS:
+        port = free_port()
+        ranks[scenario] = [fork.Process(target=one_rank, args=(folder, scenario, rank, port)) for rank in (0, 1)]
+        for process in ranks[scenario]:
+            process.start()
+    for process in (process for pair in ranks.values() for process in pair):
+        process.join(60)
+        process.kill()  # those that hang: their status says so
+        process.join()
+    statuses = {scenario: [process.exitcode for process in pair] for scenario, pair in ranks.items()}
+    (folder / "statuses.json").write_text(json.dumps(statuses))
 
 
-@pytest.fixture
-def port() -> int:
-    import socket
-
+def free_port() -> int:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))
         return int(own.getsockname()[1])
 
 
-def test_two_ranks_give_transformers_tokens_and_end_together(folder: Path, port: int) -> None:
-    (leader, said), (follower, answered) = run_ranks(folder, port, "all live")
+def one_rank(folder: Path, scenario: str, rank: int, port: int) -> None:
+    """torchrun's variables, without its rescue of a rank whose neighbour has died."""
+    output = os.open(folder / f"{scenario}-{rank}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    engine = make_engine(folder, mode="eager")
+    engine.warmup()
+    if rank == 0:
+        lead(engine, folder, scenario)
+    elif scenario == "follower dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        engine.follow()
+        print("followed to the end", flush=True)
+    engine.close()
+
+
+def lead(engine: TorchEngine, folder: Path, scenario: str) -> None:
+    """Serve prompts that arrive one after another, one of which is cancelled."""
+    ids = prompts_of(LENGTHS)
+    prompts = [(3 * n, Prompt(str(n), each, 6 + n, stop_ids=(EOS,))) for n, each in enumerate(ids)]
+    sampled = (1, Prompt("sampled", ids[0], 5, Sampling(temperature=1.0)))
+    gone = (2, Prompt("gone", ids[1], 60))
+    rows = run(engine, Arrivals([*prompts, sampled, gone], cancel={"gone": 9}))
+    if scenario == "leader dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if scenario == "follower dies":
+        rows |= run(engine, Arrivals([(0, Prompt("later", ids[0], 2))]))
+        assert {steps[-1].finish for steps in rows.values()} <= {"error", "cancelled"}
+        assert rows["later"][-1].finish == "error"
+        print("told everybody", flush=True)
+        return
+    assert rows["gone"][-1].finish == "cancelled"
+    assert len(tokens(rows["sampled"])) == 5
+    for n, each in enumerate(ids):
+        assert tokens(rows[str(n)]) == reference(folder, each, 6 + n)
+    print("all equal", flush=True)
+
+
+def test_two_ranks_give_transformers_tokens_and_end_together(ended: Ended) -> None:
+    (leader, said), (follower, answered) = ended["all live"]
     assert (leader, follower) == (0, 0), said + answered
     assert "all equal" in said
     assert "followed to the end" in answered
 
 
-def test_rows_end_with_an_error_when_a_follower_dies(folder: Path, port: int) -> None:
-    (leader, said), (follower, _) = run_ranks(folder, port, "follower dies")
+def test_rows_end_with_an_error_when_a_follower_dies(ended: Ended) -> None:
+    (leader, said), (follower, _) = ended["follower dies"]
     assert (leader, follower) == (0, -signal.SIGKILL), said
-    finishes = eval(said.splitlines()[-1])
-    assert set(finishes) <= {"error", "cancelled"}
+    assert "told everybody" in said
 
 
-def test_a_follower_ends_when_the_leader_dies(folder: Path, port: int) -> None:
-    (leader, _), (follower, answered) = run_ranks(folder, port, "leader dies")
-    assert leader == -signal.SIGKILL
-    assert follower == 1
+def test_a_follower_ends_when_the_leader_dies(ended: Ended) -> None:
+    (leader, _), (follower, answered) = ended["leader dies"]
+    assert (leader, follower) == (-signal.SIGKILL, 1)
     assert "RuntimeError" in answered
 
 
@@ -128,7 +146,6 @@ def test_the_shares_are_the_whole(heads: int, kv_heads: int, world: int) -> None
     whole = LlamaForCausalLM(config).model.layers[1]
     parts: list[Any] = []
     for rank in range(world):
-        torch.manual_seed(0)
         part = LlamaForCausalLM(make_config(num_attention_heads=heads, num_key_value_heads=kv_heads))
         part.model.layers[1].load_state_dict(whole.state_dict())
         tensor_parallel.split(part, rank, world)
@@ -161,4 +178,4 @@ def test_what_cannot_be_split_is_said(changes: dict[str, Any], world: int, words
 
 
 if __name__ == "__main__":
-    one_rank(Path(sys.argv[1]))
+    fork_all(Path(sys.argv[1]))

@@ -178,7 +178,9 @@ def test_each_token_of_the_random_model_has_a_text_of_its_own(tmp_path: Path) ->
 
 def test_the_bandwidth_is_the_best_ways_median() -> None:
     times = {"read by sum": [10.0, 12.0, 11.0], "read by dot": [9.0, 30.0, 20.0], "fp32, batch 1": [1.0]}
-    assert llama_steps.bandwidth_gb_s(times, 550_000_000) == (pytest.approx(50.0), "read by sum")
+    gb_s, how = llama_steps.bandwidth_gb_s(times, 550_000_000)
+    assert gb_s == pytest.approx(50.0)
+    assert how == "read by sum"
 
 
 def test_every_one_has_as_many_turns_and_the_first_does_not_count() -> None:
@@ -248,3 +250,25 @@ def test_int8s_quality_is_that_of_the_same_texts(tmp_path: Path) -> None:
     assert found.narrow_perplexity == pytest.approx(found.perplexity, rel=0.2)
     assert 0.8 < found.same_best <= 1.0
     assert 0.0 <= found.same_answers <= 1.0
+
+
+def test_batching_is_judged_by_medians_over_its_runs() -> None:
+    def run(ttft_s: float, count: int = 4) -> list[Answer]:
+        return [Answer(0.0, 0.0, ttft_s, 9.0, 8)] * count
+
+    answers = {"continuous": [run(0.1), run(0.2), run(9.0)], "micro-batches": [run(0.4, 1), run(2.0), run(4.0)]}
+    rows = {row.what: row for row in bench_llama.batching_rows(answers, duration_s=2.0)}
+    assert rows["goodput, continuous"].value == 2.0
+    assert rows["goodput, micro-batches"].value == 0.0
+    of_goodput = rows["goodput, continuous against micro-batches"]
+    assert of_goodput.value == 4.0  # one request in 2 s in place of none
+    assert of_goodput.note.startswith("at least")
+    assert rows["p95 TTFT, micro-batches against continuous"].value == pytest.approx(10.0)
+
+
+def test_a_generator_that_lags_makes_no_valid_figure() -> None:
+    late = [Answer(0.0, 0.3, 0.4, 9.0, 8)] * 4
+    rows = bench_llama.batching_rows({"continuous": [late], "micro-batches": [late]}, duration_s=2.0)
+    judged = [row for row in rows if row.target]
+    assert [row.value for row in judged] == [None, None]
+    assert {row.note for row in judged} == {"not valid: the generator was late by 300 ms (p99)"}

@@ -7,6 +7,7 @@ Knows nothing of prompts, sampling or scheduling, and of no device but the one i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,25 +104,28 @@ class Layer(nn.Module):
         self.qkv, self.o, self.gate_up, self.down = qkv, o, gate_up, down
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        new: tuple[Tensor, ...],
+        seen: tuple[int | slice | Tensor, ...],
+        mask: Tensor,
     ) -> Tensor:
-        """x [B, S, hidden]; keys, values [B, kv_heads, T, head_dim], written at positions [B, S].
+        """x [B, S, hidden]; keys, values: the whole cache. new: indices of what x adds to it, [B, S, kv_heads].
 
-        mask [B, 1, S, window]: which of the first cached positions each token sees.
+        seen: indices of what x looks at, [B, kv_heads, window, head_dim]; mask [B, 1, S, window]: who of x sees what.
         """
-        s, window = self.shape, mask.shape[-1]
+        s = self.shape
         normed = F.rms_norm(x, (s.hidden,), self.attention_norm, s.eps)
         q, k, v = self.qkv(normed).unflatten(-1, (-1, s.head_dim)).split((s.heads, s.kv_heads, s.kv_heads), dim=2)
-        rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        keys.transpose(1, 2)[rows, positions] = rotate(k, cos, sin).to(keys.dtype)
-        values.transpose(1, 2)[rows, positions] = v.to(values.dtype)
-        mixed = F.scaled_dot_product_attention(
-            rotate(q, cos, sin).transpose(1, 2),
-            keys[:, :, :window],
-            values[:, :, :window],
-            attn_mask=mask,
-            enable_gqa=True,
-        )
+        # Not through a view: compiled, that would copy the cache at every step.
+        keys.index_put_(new, rotate(k, cos, sin).to(keys.dtype))
+        values.index_put_(new, v.to(values.dtype))
+        q = rotate(q, cos, sin).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, keys[seen], values[seen], attn_mask=mask, enable_gqa=True)
         x = x + self._sum(self.o(mixed.transpose(1, 2).flatten(2)))
         normed = F.rms_norm(x, (s.hidden,), self.mlp_norm, s.eps)
         gate, up = self.gate_up(normed).unflatten(-1, (-1, 2)).unbind(-1)
@@ -167,10 +171,10 @@ class Llama(nn.Module):
         for name in ("keys", "values"):
             self.register_buffer(name, torch.zeros(dims, dtype=self.cos.dtype, device=self.cos.device))
 
-    def forward(self, ids: Tensor, positions: Tensor, slot: int | None, window: int) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, slot: Tensor | None, window: int) -> Tensor:
         """Hidden states [B, S, hidden] of ids at positions, both [B, S].
 
-        slot: the one that a single row (B = 1) belongs to; None when the rows are all slots, in order.
+        slot [B]: the one that each row belongs to, a tensor so that one graph serves any; None: all slots, in order.
         window: how many of the first cached positions are looked at, and none behind a token's own.
         """
         x = F.embedding(ids, self.embedding.weight).to(self.cos.dtype)
@@ -178,9 +182,13 @@ class Llama(nn.Module):
             x = x * self.embedding.scale[ids][..., None]
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
         mask = (torch.arange(window, device=ids.device) <= positions[..., None])[:, None]
-        rows = slice(None) if slot is None else slice(slot, slot + 1)
+        heads = torch.arange(self.shape.kv_heads, device=ids.device)
+        rows = torch.arange(len(ids), device=ids.device) if slot is None else slot
+        new = (rows[:, None, None], heads, positions[..., None])
+        seen = (slice(None) if slot is None else slot, slice(None), slice(window))
         for number, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, positions, self.keys[number, rows], self.values[number, rows], mask)
+            here = torch.full((), number, device=ids.device)
+            x = layer(x, cos, sin, self.keys, self.values, (here, *new), (number, *seen), mask)
         return F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -205,22 +213,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def load(
-    folder: Path, dtype: torch.dtype, weight_dtype: torch.dtype, *, int8: bool, positions: int, device: str
+    folder: Path,
+    dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    *,
+    int8: bool,
+    positions: int,
+    device: torch.device,
+    split: Callable[[Any], None] | None = None,
 ) -> Llama:
     """The model in a transformers folder. dtype: of computation; weight_dtype: of weights where int8 is not asked for.
 
-    positions: how many the rotary tables have. Raises UnsupportedModel, and what transformers raises.
+    positions: how many the rotary tables have. split: cuts the transformers model down to one process's share.
+    Raises UnsupportedModel, and what transformers raises.
     """
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=weight_dtype, local_files_only=True, trust_remote_code=False
     )
+    if split:
+        split(model)
     return from_transformers(model, dtype, int8=int8, positions=positions, device=device)
 
 
 @torch.no_grad()
-def from_transformers(model: Any, dtype: torch.dtype, *, int8: bool, positions: int, device: str) -> Llama:
+def from_transformers(model: Any, dtype: torch.dtype, *, int8: bool, positions: int, device: torch.device) -> Llama:
     """The same model as ours. Takes its parameters over; the transformers model is not usable afterwards."""
     shape = Shape.of(model.config)
 

@@ -5,7 +5,8 @@ the waiting prompts, so a flood of long ones delays a token by one chunk and a s
 read alone and in the same chunks whatever else runs, so that its numbers are the same in any company.
 
 mode kernels: prompts in PyTorch, steps by kernels.cpp. compile: both by torch.compile, for each size once, with CUDA
-graphs on CUDA. eager: both in PyTorch.
+graphs on CUDA. eager: both in PyTorch. Under torchrun the model is split over the ranks: rank 0 streams, the others
+follow.
 Knows nothing of text, clients or time.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from servekit.engines import kernels, llama
+from servekit.engines import cuda_graphs, kernels, llama, tensor_parallel
 from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Step
 from servekit.engines.sampling import Sampler, choose
 from servekit.log import log
@@ -30,6 +32,9 @@ from servekit.settings import LlamaSettings
 MOST_POSITIONS = 2048
 SMALLEST_WINDOW = 128
 SMALLEST_CHUNK = 16
+
+CHUNK, STEP = 1, 2
+"""Orders to the other ranks: first position, slot, tokens; or ids, slots, positions."""
 
 Decode = Callable[[list[int], list[int], list[int]], Tensor]
 """Token ids, slots and positions of the rows to their logits, [rows, vocab] float32."""
@@ -61,32 +66,40 @@ class TorchEngine:
     """servekit.engines.base.Engine over one llama.Llama."""
 
     def __init__(self, folder: Path, settings: LlamaSettings, *, slots: int, artefacts: Path, device: str) -> None:
-        """folder: config.json, safetensors. slots: rows in flight. Raises llama.UnsupportedModel, and ValueError."""
+        """folder: config.json, safetensors. slots: rows in flight. Raises llama.UnsupportedModel, and ValueError.
+
+        device: cpu, cuda for the GPU that is current, or cuda:1. Under torchrun this waits for the other ranks.
+        """
         from transformers import AutoConfig
 
-        self.settings, self.device = settings, device
+        on_cpu = device == "cpu"
+        # A thread that is started later has another current GPU.
+        self.device = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+        self.settings = settings
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         shape = llama.Shape.of(config)
         if settings.max_length != "auto" and settings.max_length > shape.positions:
             raise ValueError(f"max_length: {settings.max_length} is more than the model's {shape.positions} positions")
         wanted = MOST_POSITIONS if settings.max_length == "auto" else settings.max_length
         self.max_length = min(wanted, shape.positions)
-        on_cpu = device == "cpu"
         weights = llama.DTYPES[settings.amp if settings.amp != "auto" else "f32" if on_cpu else "bf16"]
         # A chunk is padded to its bucket, and idle slots take part in a step: both write behind max_length.
         self._positions = self.max_length + settings.prefill_chunk
+        self._crew = tensor_parallel.join(self.device, 1 + max(2 + settings.prefill_chunk, 3 * slots))
         self.model = llama.load(
             folder,
             torch.float32 if on_cpu else weights,
             weights,
             int8=settings.quantize == "int8",
             positions=self._positions,
-            device=device,
+            device=self.device,
+            split=self._crew.split if self._crew else None,
         )
         self.model.make_cache(slots, self._positions)
         self._slots = slots
         self.mode, self._decode = self._choose_mode(artefacts)
-        self._prefill = self._compiled(self.model) if self.mode == "compile" else self.model
+        self._prefill = self._compiled(self._one_slot) if self.mode == "compile" else self._one_slot
+        self._warmed_graphs = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,23 +109,33 @@ class TorchEngine:
         """What the numbers depend on."""
         return {"torch": torch.__version__, "mode": self.mode, "weights": str(self.model.head.weight.dtype)}
 
+    @property
+    def rank(self) -> int:
+        """0 streams, the others follow."""
+        return self._crew.rank if self._crew else 0
+
+    @property
+    def recompiles(self) -> int:
+        """Graphs that this process has compiled since warmup: each is a size that warmup missed, and a pause."""
+        return _graphs() - self._warmed_graphs if self.mode == "compile" else 0
+
     @torch.inference_mode()
     def warmup(self) -> list[tuple[str, float]]:
-        """Every chunk and every window once; afterwards nothing compiles."""
+        """Every chunk and every window once; afterwards nothing compiles. All ranks have to call it."""
         timed = []
 
         def run(name: str, call: Callable[..., Tensor], *arguments: Any) -> None:
             started = time.perf_counter()
             call(*arguments)
-            if self.device == "cuda":
-                torch.cuda.synchronize()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             timed.append((name, time.perf_counter() - started))
 
         for size in self._chunk_buckets():
             run(f"chunk of {size}", self._read_chunk, [0] * size, 0, 0)
         for window in self._window_buckets():
-            for _ in range(2):  # CUDA graphs are recorded by the second run
-                run(f"step in {window}", self._decode, [0], [0], [window - 1])
+            run(f"step in {window}", self._decode, [0], [0], [window - 1])
+        self._warmed_graphs = _graphs() if self.mode == "compile" else 0
         return timed
 
     @torch.inference_mode()
@@ -140,10 +163,31 @@ class TorchEngine:
                 yield steps
         except RuntimeError as error:  # torch's, out of memory among them: whoever waits has to hear of it
             log.error("the engine failed: %s", error)
+            if self._crew:
+                self._crew.leave()  # nobody knows in which sum the others wait
             yield [Step(row.prompt.key, finish="error", message=str(error)) for row in rows]
 
+    @torch.inference_mode()
+    def follow(self) -> None:
+        """For ranks other than 0: take part in rank 0's steps until it closes. Raises RuntimeError when one is gone."""
+        if not self._crew or self.rank == 0:
+            raise RuntimeError("rank 0 has nobody to follow")
+        while order := self._crew.next_order():
+            what, *numbers = order
+            if what == CHUNK:
+                first, slot, *tokens = numbers
+                self._read_chunk(tokens, first, slot)
+            else:
+                rows = len(numbers) // 3
+                self._decode(numbers[:rows], numbers[rows : 2 * rows], numbers[2 * rows :])
+
     def close(self) -> None:
-        """Let go of weights and cache."""
+        """Let go of weights, cache and other ranks."""
+        if self._crew:
+            if self.rank == 0:
+                with suppress(RuntimeError):  # they have gone before
+                    self._crew.order()
+            self._crew.leave()
         self._decode = _closed
         del self.model, self._prefill
 
@@ -160,12 +204,17 @@ class TorchEngine:
                 steps += self._gain([waiting], self.model.logits(hidden)[None])
         if ready:
             ids, slots = [row.last_token for row in ready], [row.slot for row in ready]
-            steps += self._gain(ready, self._decode(ids, slots, [row.position for row in ready]))
+            positions = [row.position for row in ready]
+            if self._crew:
+                self._crew.order(STEP, *ids, *slots, *positions)
+            steps += self._gain(ready, self._decode(ids, slots, positions))
         return steps
 
     def _read_prompt(self, row: Row) -> Tensor:
         """The prompt's next chunk into the cache. Returns the hidden state of its last token, [hidden]."""
         tokens = row.prompt.token_ids[row.read : row.read + self.settings.prefill_chunk]
+        if self._crew:
+            self._crew.order(CHUNK, row.read, row.slot, *tokens)
         hidden = self._read_chunk(list(tokens), row.read, row.slot)
         row.read += len(tokens)
         return hidden[0, len(tokens) - 1].clone()
@@ -178,7 +227,7 @@ class TorchEngine:
         # What the padding writes is overwritten before anything looks there.
         ids = torch.tensor([tokens + [0] * (size - len(tokens))], device=self.device)
         positions = torch.arange(first, first + size, device=self.device)[None]
-        return self._prefill(ids, positions, slot, window)
+        return self._prefill(window, ids, positions, torch.tensor([slot], device=self.device))
 
     def _gain(self, rows: list[Row], logits: Tensor) -> list[Step]:
         steps = []
@@ -204,11 +253,11 @@ class TorchEngine:
         return ""
 
     def _choose_mode(self, artefacts: Path) -> tuple[str, Decode]:
-        wanted, on_cpu = self.settings.mode, self.device == "cpu"
+        wanted, on_cpu = self.settings.mode, self.device.type == "cpu"
         if wanted == "compile" or (wanted == "auto" and not on_cpu):
             return "compile", self._batched(self._compiled(self._all_slots))
         if wanted in ("kernels", "auto"):
-            reason = kernels.unfit(self.model)
+            reason = "tensor parallel" if self._crew else kernels.unfit(self.model)
             folder = artefacts
             if not reason and kernels.mismatch(artefacts):
                 folder, reason = _built_here()
@@ -218,14 +267,22 @@ class TorchEngine:
         return "eager", self._batched(self._all_slots)
 
     def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        kind = "reduce-overhead" if self.device == "cuda" else "default"
-        return torch.compile(function, fullgraph=True, dynamic=False, mode=kind)
+        sizes = len(self._window_buckets()) + len(self._chunk_buckets())
+        compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload] # torch's lack the last two
+            function, fullgraph=True, dynamic=False, recompile_limit=sizes, isolate_recompiles=True
+        )
+        return cuda_graphs.Recorded(compiled) if self.device.type == "cuda" else compiled
 
-    def _all_slots(self, ids: Tensor, positions: Tensor, window: int) -> Tensor:
+    def _one_slot(self, window: int, ids: Tensor, positions: Tensor, slot: Tensor) -> Tensor:
+        """Hidden states [1, S, hidden] of a chunk; ids, positions [1, S], slot [1]."""
+        hidden: Tensor = self.model(ids, positions, slot, window)
+        return hidden
+
+    def _all_slots(self, window: int, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits [slots, vocab] of one token for every slot; ids, positions [slots, 1]."""
         return self.model.logits(self.model(ids, positions, None, window)[:, 0])
 
-    def _batched(self, step: Callable[[Tensor, Tensor, int], Tensor]) -> Decode:
+    def _batched(self, step: Callable[..., Tensor]) -> Decode:
         """All slots take part in every step, so that one size serves and no row's numbers depend on the others."""
 
         def decode(ids: list[int], slots: list[int], positions: list[int]) -> Tensor:
@@ -235,7 +292,7 @@ class TorchEngine:
             window = _bucket(max(positions) + 1, self._window_buckets())
             pair = (own_ids, own_positions)
             made_ids, made_positions = (torch.tensor(each, device=self.device)[:, None] for each in pair)
-            return step(made_ids, made_positions, window)[slots]
+            return step(window, made_ids, made_positions)[slots]
 
         return decode
 
@@ -256,6 +313,11 @@ def _powers(first: int, last: int, factor: int) -> list[int]:
 
 def _bucket(size: int, buckets: list[int]) -> int:
     return next(bucket for bucket in buckets if bucket >= size)
+
+
+def _graphs() -> int:
+    """How many torch.compile has made in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 
 def _built_here() -> tuple[Path, str]:
