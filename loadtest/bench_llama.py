@@ -34,6 +34,7 @@ WORK = ROOT / ".run" / "bench-llama"
 TRAINED = ROOT / "archives" / "shipped" / "pydoc-llama"
 CLIENTS = 8
 BATCHES = (1, 8)
+MODEL = "SmolLM-135M's shape (30 layers, hidden 576, 9/3 heads, ffn 1536, vocabulary 49152, tied, float32)"
 SEED = 1
 RATE_SHARE = 0.7
 """Of what continuous batching can take, which is measured first."""
@@ -461,9 +462,9 @@ def markdown(document: dict[str, Any]) -> str:
         f"{markdown_table(HEAD, [cells(row) for row in rows_of(document, part)])}"
         for part in there
     )
-    return f"""# Llama: {document["model"]}
+    return f"""# Llama: decoding, serving and batching
 
-Written by `make bench-llama`. Random weights in SmolLM-135M's shape: 30 layers, hidden 576, 49152 tokens, float32.
+Written by `make bench-llama`. Random weights in {document["model"]}.
 Medians, measured by turns; a ratio is one of medians of the same run. Clients and servers share the CPUs.
 
 {markdown_table(HEAD[:-1], [cells(row)[:-1] for row in targets])}
@@ -496,7 +497,6 @@ def write_plot(document: dict[str, Any], target: Path) -> None:
         axes.set_xlabel(label)
         axes.margins(x=0.15)
     panels[0].axvline(1.0, color="black", linewidth=0.8)
-    panels[1].set_xscale("log")
     figure.savefig(target, dpi=110)
     pyplot.close(figure)
 
@@ -530,7 +530,7 @@ def main() -> None:
     folder = arguments.out or (WORK / "quick" if arguments.quick else BENCHMARKS)
     earlier = folder / "llama.json"
     document: dict[str, Any] = json.loads(earlier.read_text()) if earlier.exists() else {"parts": {}}
-    document["model"] = "a tiny one, to try the benchmark out" if arguments.quick else "SmolLM-135M's shape"
+    document["model"] = "a tiny shape, only to try the benchmark out" if arguments.quick else MODEL
     for part in arguments.only or PARTS:
         progress.print(f"{part}: {PARTS[part].__doc__}")
         started = time.perf_counter()

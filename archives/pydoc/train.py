@@ -38,7 +38,7 @@ from archives.pydoc.tokenizer import END, SPECIAL, VOCABULARY, question_and_answ
 from model_configs.errors import Failed
 from servekit import fingerprint
 
-SHIPPED_MINUTES = 3.0
+MINUTES = 3.0
 ASKED = ("What is {}?", "Explain {}.", "What does the documentation say about {}?", "{}?")
 ANSWER_CHARACTERS = 700
 RISING_STEPS = 40
@@ -116,7 +116,7 @@ class Report:
 
 def train(
     out: Path,
-    minutes: float = SHIPPED_MINUTES,
+    minutes: float = MINUTES,
     seed: int = 0,
     say: Say = lambda line: None,
     *,
@@ -149,7 +149,7 @@ def train(
         steps=steps,
         epochs=tokens / sum(len(tokenizer.encode(section.text).ids) for section in text.train),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        mb=sum(path.stat().st_size for path in out.iterdir()) / 1e6,
+        mb=sum(path.stat().st_size for path in out.iterdir() if path.name != "training.json") / 1e6,
         train_nats=sum(losses[-20:]) / len(losses[-20:]),
         held_out=held_out_loss(model, tokenizer, text.held_out),
         tokens_per_s=tokens / fitted_s,
@@ -324,6 +324,7 @@ def _write(out: Path, model: Any, config: dict[str, Any], tokenizer: Tokenizer) 
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (out / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
@@ -347,7 +348,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the folder that is written")
-    parser.add_argument("--minutes", type=float, default=SHIPPED_MINUTES)
+    parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="as many steps, however long they take")
     arguments = parser.parse_args()
