@@ -259,6 +259,25 @@ def distill(
 
 
 @app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="pydoc-llama, the one model that is made here.")],
+    minutes: Annotated[float, typer.Option(help="For everything; the longer the better it reads.")] = 3.0,
+    steps: Annotated[int | None, typer.Option(help="As many steps, however long they take.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed, steps, threads and Python give the same weights.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="The folder that is written, else the YAML's.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Train the demo language model on CPython's own documentation."""
+    path = schema.load_model(name).model.assets.path
+    if name != "pydoc-llama" or path is None:
+        raise KitError(f"{name} is not made here", "kit.py train pydoc-llama")
+    from archives.pydoc import train as training  # takes seconds to import
+
+    made = training.train(to or model_configs.ROOT / path, minutes, seed, err.print, steps=steps)
+    report([training.report_row(made)], made.document(), json_file)
+
+
+@app.command()
 def token(port: Annotated[int | None, typer.Option(help="The server on this port, if several run.")] = None) -> None:
     """Print the inference token of the server that runs here."""
     found = [server for server in local.servers() if port in (None, server.port)]

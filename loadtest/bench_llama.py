@@ -247,6 +247,8 @@ def batching(scale: Scale) -> list[Row]:
             for name, endpoint in endpoints.items():
                 give_up_s = scale.arrivals_s + scale.drain_s
                 answers[name].append(llama_clients.open_loop(endpoint, timetable, give_up_s))
+                # Behind whatever clients have given up on, so that the next turn finds an idle machine.
+                llama_clients.closed_loop(endpoint, _mixed(scale, [0.0], SEED), 1, TIMEOUT_S)
     return [
         Row("capacity, continuous", capacity, "requests/s", note=f"closed loop of {scale.batch_size} clients"),
         Row("offered", rate, "requests/s", note=f"Poisson; {SHORTEST} to {LONGEST} new tokens, log-uniform"),

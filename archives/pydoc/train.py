@@ -1,7 +1,7 @@
 """pydoc-llama, made: a Llama of 1.8 M parameters that learns Python's documentation from pydoc_data.topics.
 
-    python -m archives.pydoc.train models/pydoc-llama                       in three minutes on two CPUs
-    python -m archives.pydoc.train archives/shipped/pydoc-llama --steps N   what is shipped; N is in its training.json
+    kit.py train pydoc-llama              in three minutes on two CPUs
+    kit.py train pydoc-llama --steps N    what is shipped; N is in its training.json
 
 Writes a transformers folder (weights in float16, to be computed in float32) and training.json, which says by which
 Python, text, seed and steps it came about: on the same machine these give the same bytes. Knows nothing of archives.
@@ -9,7 +9,6 @@ Python, text, seed and steps it came about: on the same machine these give the s
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -26,7 +25,6 @@ import torch
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -344,37 +342,16 @@ def _rounded(value: Any) -> Any:
     return {key: _rounded(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def main() -> None:
-    """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="the folder that is written")
-    parser.add_argument("--minutes", type=float, default=MINUTES)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="as many steps, however long they take")
-    arguments = parser.parse_args()
-    console = Console(stderr=True)
-    report = train(arguments.out, arguments.minutes, arguments.seed, console.print, steps=arguments.steps)
-    console.print(table(report))
-    print(json.dumps(report.document()))
-
-
-def table(report: Report) -> Table:
+def report_row(report: Report) -> dict[str, object]:
     """The figures for people."""
-    shown = Table("figure", "value", box=None)
-    rows = {
-        "held-out perplexity": f"{report.held_out.perplexity:.1f}",
-        "held-out bits per byte": f"{report.held_out.bits_per_byte:.3f}",
-        "held-out loss, nats a token": f"{report.held_out.nats:.3f}",
-        "training loss at the end": f"{report.train_nats:.3f}",
-        "steps": f"{report.steps} ({report.epochs:.1f} epochs)",
-        "tokens/s": f"{report.tokens_per_s:.0f}",
-        "parameters": f"{report.parameters / 1e6:.2f} M, {report.mb:.2f} MB",
-        "seconds": f"{report.seconds:.0f}",
+    return {
+        "held-out perplexity": round(report.held_out.perplexity, 1),
+        "bits per byte": round(report.held_out.bits_per_byte, 3),
+        "training loss": round(report.train_nats, 3),
+        "steps": report.steps,
+        "epochs": round(report.epochs, 1),
+        "tokens/s": round(report.tokens_per_s),
+        "parameters": report.parameters,
+        "MB": round(report.mb, 2),
+        "seconds": round(report.seconds),
     }
-    for row in rows.items():
-        shown.add_row(*row)
-    return shown
-
-
-if __name__ == "__main__":
-    main()
