@@ -8,6 +8,7 @@ A request that is wrong gets its own 4xx; the others never notice.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from http import HTTPStatus
@@ -29,6 +30,7 @@ from servekit.metrics import (
     FAILED,
     OCCUPANCY,
     QUEUE,
+    RECOMPILES,
     REFUSED,
     TOKENIZE,
     TOKENS_IN,
@@ -69,7 +71,8 @@ class LlamaHandler:
 
         started = time.perf_counter()
         self.tokenizer, self.eos_ids = self._load_tokenizer(model_dir / self.settings.model_checkpoint_dir)
-        gpu = context.system_properties["gpu_id"]
+        # TorchServe gives the processes of a split model no gpu_id, and shows them their GPUs alone.
+        gpu = os.environ.get("LOCAL_RANK", context.system_properties["gpu_id"])
         on_gpu = torch.cuda.is_available() and gpu is not None
         if on_gpu:
             torch.cuda.set_device(int(gpu))
@@ -96,7 +99,10 @@ class LlamaHandler:
         self.metrics = Recorder(context.metrics, self.name)
         self.open: dict[str, Session | None] = {}
         self.engine_lock = threading.Lock()
-        if self.continuous:
+        self.recompiles = 0
+        if self.engine.rank != 0:
+            threading.Thread(target=self._follow, name="engine", daemon=True).start()
+        elif self.continuous:
             self.loop = EngineLoop(self.engine)
             self.loop.start()
         else:
@@ -115,6 +121,8 @@ class LlamaHandler:
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Answer one batch, or one round of those that are open: a body a request, in the same order."""
+        if self.engine.rank != 0:
+            return [b""] * len(data)  # TorchServe sends a batch to all processes of a split model, and hears rank 0's
         if self.continuous:
             return self._handle_round(data, context)
         batch = Batch(context)
@@ -234,10 +242,22 @@ class LlamaHandler:
         self.metrics.observe(TOKENS_OUT, session.tokens)
 
     def _observe_round(self, gained: dict[str, list[Step]]) -> None:
+        if self.engine.recompiles > self.recompiles:
+            self.metrics.observe(RECOMPILES, self.engine.recompiles - self.recompiles)
+            self.recompiles = self.engine.recompiles
         if gained:
             self.metrics.observe(OCCUPANCY, len(gained) / self.engine.capabilities.max_batch)
         while self.loop.waits_s:
             self.metrics.observe(QUEUE, self.loop.waits_s.popleft())
+
+    def _follow(self) -> None:
+        """A follower's work. It ends with the process: TorchServe then starts all of them again."""
+        try:
+            self.engine.follow()
+        except RuntimeError as error:
+            log.error("%s: rank 0 is gone: %s", self.name, error)
+        finally:
+            os._exit(1)
 
     def _make_pipeline(self, micro: MicroBatching, size: int | None) -> Pipeline:
         """size: of a micro-batch where the configuration has none."""

@@ -39,11 +39,12 @@ TOKENS_IN = Metric("servekit_prompt_tokens_total", "counter", "Count")
 TOKENS_OUT = Metric("servekit_generated_tokens_total", "counter", "Count")
 CANCELLED = Metric("servekit_cancelled_requests_total", "counter", "Count")
 TOKENS_SAVED = Metric("servekit_saved_tokens_total", "counter", "Count")
+RECOMPILES = Metric("servekit_recompiles_total", "counter", "Count")
 FAILED = Metric("servekit_failed_requests_total", "counter", "Count")
 
 MODEL_METRICS = (
     *(TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED),
-    *(TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, FAILED),
+    *(TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, RECOMPILES, FAILED),
 )
 
 

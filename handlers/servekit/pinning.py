@@ -51,6 +51,7 @@ def claim(settings: CpuSettings, config: Mapping[str, Any]) -> Claim:
         where = format_cpu_list(allowed_cpus())
         return Claim(int(launched), f"{_threads(int(launched))} on CPUs {where}, by TorchServe's launcher")
     workers = int(os.environ.get(WORKERS) or config.get("maxWorkers") or config.get("minWorkers") or 1)
+    workers *= int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's, where a worker is several processes
     machine = read_machine()
     try:
         planned = plan(machine, workers, own_threads)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from servekit.engines.base import Capabilities, Inbox, Prompt, Step
+from servekit.engines.base import Capabilities, Inbox, OneProcess, Prompt, Step
 from servekit.generation.loop import AHEAD, EngineLoop
 
 PATIENCE_S = 10.0
 
 
-class Counting:
+class Counting(OneProcess):
     """An engine that counts each row's tokens up; `before_step` is called before every step."""
 
     capabilities = Capabilities(2, 100, continuous=True, per_request_sampling=True, logprobs=False)

@@ -98,6 +98,16 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def rank(self) -> int:
+        """0; of the processes that a model is split over, the others only follow() the one that is."""
+        ...
+
+    @property
+    def recompiles(self) -> int:
+        """Compilations since warmup: pauses that it should have spared."""
+        ...
+
     def warmup(self) -> list[tuple[str, float]]:
         """Run every shape that serving will use, so that nothing compiles later. Returns (shape, seconds) for each."""
         ...
@@ -114,9 +124,23 @@ class Engine(Protocol):
         """
         ...
 
+    def follow(self) -> None:
+        """Take part in rank 0's steps until it closes. Raises RuntimeError when it is gone, and on rank 0 itself."""
+        ...
+
     def close(self) -> None:
         """Give memory and devices back."""
         ...
+
+
+class OneProcess:
+    """What an engine says that is never split over processes and compiles nothing after its warm-up."""
+
+    rank = 0
+    recompiles = 0
+
+    def follow(self) -> None:
+        raise RuntimeError("rank 0 has nobody to follow")
 
 
 class FixedInbox:

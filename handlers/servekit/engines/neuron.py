@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Sampling, Step
+from servekit.engines.base import Capabilities, Finish, Inbox, OneProcess, Prompt, Sampling, Step
 from servekit.fingerprint import difference, file_sha256
 from servekit.log import log
 from servekit.machine_cache import cache_folder
@@ -57,7 +57,7 @@ NO_EOS = -1
 PADDING_ID = 0
 
 
-class NeuronEngine:
+class NeuronEngine(OneProcess):
     """A model on this worker's NeuronCores."""
 
     def __init__(

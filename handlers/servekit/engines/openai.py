@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Step
+from servekit.engines.base import Capabilities, Finish, Inbox, OneProcess, Prompt, Step
 from servekit.settings import LlamaSettings, UpstreamSettings
 
 DEFAULT_MAX_BATCH = 64
@@ -67,7 +67,7 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-class OpenAIEngine:
+class OpenAIEngine(OneProcess):
     """Rows are requests to settings.upstream, as many at once as settings.max_batch.
 
     Capabilities.max_length is the smaller of the server's max_model_len, known after warmup(), and settings.max_length.
