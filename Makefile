@@ -62,6 +62,10 @@ bench-classifier: .venv/.installed-dev .venv/int8/torchao
 	$(PY) -m loadtest.bench_ladder
 	$(PY) -m loadtest.bench_classifier $(ARGS)
 
+# Against transformers, llama.cpp (built the first time: 10 minutes) and the article's handler: about 13 minutes.
+bench-llama: .venv/.installed-dev
+	$(PY) -m loadtest.bench_llama $(ARGS)
+
 # The digits' teacher, and the student that is shipped: about 12 minutes.
 digits: .venv/.installed-dev
 	$(PY) -m archives.distillation.digits $(ARGS)

@@ -217,8 +217,18 @@ def serving(scale: Scale) -> list[Row]:
     work = f"{len(requests)} requests of {scale.prompt} + {scale.serving_tokens} tokens, {CLIENTS} at a time"
     share = 100 * statistics.median(rates["served"]) / statistics.median(rates["alone"])
     return [
-        Row("engine alone, 8 rows", statistics.median(rates["alone"]), "tokens/s", note=work),
-        Row("through TorchServe, 8 streaming clients", statistics.median(rates["served"]), "tokens/s", note=work),
+        Row(
+            "engine alone, 8 rows",
+            statistics.median(rates["alone"]),
+            "tokens/s",
+            note=f"{work}; {_turns(rates['alone'])}",
+        ),
+        Row(
+            "through TorchServe, 8 streaming clients",
+            statistics.median(rates["served"]),
+            "tokens/s",
+            note=_turns(rates["served"]),
+        ),
         Row("time to the first token, median", 1e3 * statistics.median(each.ttft_s for each in answers), "ms"),
         Row("through TorchServe, of the engine alone", share, "%", 85.0),
     ]
@@ -305,9 +315,9 @@ def stock(scale: Scale) -> list[Row]:
         )
     work = f"{CLIENTS} clients, {scale.prompt} + {scale.stock_tokens} tokens each"
     return [
-        Row("this kit, 8 clients", statistics.median(rates["kit"]), "tokens/s", note=work),
+        Row("this kit, 8 clients", statistics.median(rates["kit"]), "tokens/s", note=f"{work}; {_turns(rates['kit'])}"),
         Row("stock micro-batching handler, 8 clients", statistics.median(rates["stock"]), "tokens/s",
-            note=f"{work}; batchSize {CLIENTS}, micro_batch_size 1, TorchServe's default logging"),
+            note=f"batchSize {CLIENTS}, micro_batch_size 1, default logging; {_turns(rates['stock'])}"),
         ratio("against the stock micro-batching handler", rates["kit"], rates["stock"], 4.0),
     ]  # fmt: skip
 
@@ -585,6 +595,11 @@ def _counted(runs: Sequence[Sequence[Any]]) -> str:
     answers = [answer for run in runs for answer in run]
     problems = sum(bool(answer.problem) for answer in answers)
     return f"{len(answers)} requests" + (f", {problems} not answered in full" if problems else "")
+
+
+def _turns(values: Sequence[float]) -> str:
+    """Turns that differ much say that the machine was not quiet."""
+    return f"turns from {min(values):.0f} to {max(values):.0f}"
 
 
 def _quartiles(values: Sequence[float]) -> str:

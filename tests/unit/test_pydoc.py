@@ -233,7 +233,6 @@ def test_what_is_shipped_is_as_good_as_its_training_says(text: Corpus) -> None:
     assert found.perplexity == pytest.approx(noted["held_out"]["perplexity"], rel=0.01)
 
 
-@pytest.mark.xfail(strict=True, reason="the shipped weights have seen each section ten times, which is too few")
 def test_what_is_shipped_knows_python() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(SHIPPED)
     tokenizer = transformers.AutoTokenizer.from_pretrained(SHIPPED)
