@@ -79,6 +79,9 @@ template <> struct Of<S8> {
 static inline f32x16 load(const float* p) { return Of<F32>::load(p); }
 
 static inline float sum(f32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#endif
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) v[i] += v[i + half];
     return v[0];
@@ -98,8 +101,8 @@ static inline void tile(const float* x, int stride, const typename Of<kind>::typ
         f32x16 weight[OUTPUTS];
         for (int o = 0; o < OUTPUTS; o++) {
             weight[o] = Of<kind>::load(w + (int64_t)o * inputs + i);
-            // The next tile's bytes: the hardware's own prefetch does not follow four streams at once.
-            if (i % (64 / sizeof *w) == 0) __builtin_prefetch(w + (int64_t)(o + OUTPUTS) * inputs + i);
+            // The next tile, into L2: more lines can be under way there than to L1, and they come while this one is summed.
+            if (i % (64 / sizeof *w) == 0) __builtin_prefetch(w + (int64_t)(o + OUTPUTS) * inputs + i, 0, 2);
         }
         for (int r = 0; r < ROWS; r++) {
             f32x16 own = load(x + (int64_t)r * stride + i);
