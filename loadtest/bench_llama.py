@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.figures import BENCHMARKS, markdown_table
+from loadtest.figures import BENCHMARKS, markdown_table, write_readme
 from loadtest.llama_model import SMOLLM_135M, TINY, prompt_ids, write_model
 from model_configs import ROOT
 
@@ -521,6 +521,34 @@ def write(document: dict[str, Any], folder: Path) -> None:
     write_plot(document, folder / "llama.png")
 
 
+README_ROWS = {
+    "engine": (
+        "decode, batch 1, of the bandwidth limit",
+        "decode, batch 1, against transformers.generate",
+        "decode, batch 8, against transformers.generate",
+        "int8 weights, batch 1, against our fp32",
+    ),
+    "serving": ("through TorchServe, of the engine alone",),
+    "batching": (
+        "goodput, continuous against micro-batches",
+        "p95 TTFT, micro-batches against continuous",
+    ),
+    "stock": ("against the stock micro-batching handler",),
+    "peers": ("fp32 against llama.cpp f32, batch 8", "int8 weights against llama.cpp q8_0, batch 8"),
+}
+
+
+def readme(document: dict[str, Any]) -> str:
+    """The README's table: the ratios."""
+    rows = [
+        (row.what, shown(row.value, row.unit))
+        for part, wanted in README_ROWS.items()
+        for row in rows_of(document, part)
+        if row.what in wanted
+    ]
+    return markdown_table(("text generation, SmolLM-135M's shape", "measured"), rows)
+
+
 def print_table(document: dict[str, Any]) -> None:
     """All rows, for people."""
     table = Table(*HEAD, box=None)
@@ -556,6 +584,8 @@ def main() -> None:
                 "rows": [asdict(row) for row in rows],
             }
         write(document, folder)  # after each, so that a later part that fails costs nothing
+    if folder == BENCHMARKS and all(part in document["parts"] for part in README_ROWS):
+        write_readme("bench-llama", readme(document))
     print_table(document)
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")

@@ -63,9 +63,7 @@ def test_heartbeats_keep_a_slow_stream_alive(upstream: Upstream, tmp_path: Path)
         readiness.wait_ready(server)
         pids = [worker["pid"] for worker in described(server)]
         started = time.monotonic()
-        reply = server.inference().post(
-            "/predictions/far", b'{"inputs": "hello", "parameters": {"max_new_tokens": 7}}'
-        )
+        reply = server.inference().post("/predictions/far", b'{"inputs": "hello", "parameters": {"max_new_tokens": 7}}')
         assert reply.body == b'[{"generated_text":"so far"}]'
         assert time.monotonic() - started > SILENCE_S > 2 * RESPONSE_TIMEOUT_S
         assert [worker["pid"] for worker in described(server)] == pids
