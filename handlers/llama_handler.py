@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ class LlamaHandler:
         inbox = FixedInbox([session.prompt for session in sessions.values()])
         left = dict.fromkeys(sessions, b"")
         with self.engine_lock:
-            for steps in self.engine.stream(inbox):
+            for steps in self._streams(inbox, sessions):
                 chunks: dict[int, bytes] = {}
                 for place, session in sessions.items():
                     chunk = session.feed([step for step in steps if step.key == session.prompt.key])
@@ -160,6 +161,9 @@ class LlamaHandler:
                     else:
                         left[place] += chunk
                 batch.send({place: chunk for place, chunk in chunks.items() if chunk})
+        for place, session in sessions.items():
+            if not session.done:
+                left[place] += session.fail("the engine ended without an answer")
         return left
 
     def postprocess(self, session: Session) -> None:
@@ -250,6 +254,13 @@ class LlamaHandler:
         while self.loop.waits_s:
             self.metrics.observe(QUEUE, self.loop.waits_s.popleft())
 
+    def _streams(self, inbox: FixedInbox, sessions: dict[int, Session]) -> Iterator[list[Step]]:
+        """The engine's streams until all have their end: one takes no more rows than it has room for."""
+        for _ in sessions:
+            if all(session.done for session in sessions.values()):
+                return
+            yield from self.engine.stream(inbox)
+
     def _follow(self) -> None:
         """A follower's work. It ends with the process: TorchServe then starts all of them again."""
         try:
@@ -296,8 +307,10 @@ class LlamaHandler:
         """The last bytes of one of a batch's requests."""
         context, session = batch.context, batch.sessions.get(place)
         if session is None:
-            wrong = isinstance(outcome, Failed) and isinstance(outcome.error, RequestError)
-            return self._refuse(context, place, outcome.error if wrong else overloaded())  # its turn never came
+            if isinstance(outcome, Failed) and isinstance(outcome.error, RequestError):
+                return self._refuse(context, place, outcome.error)
+            context.set_response_header(place, "Retry-After", "1")
+            return self._refuse(context, place, overloaded())  # its turn never came
         if isinstance(outcome, Failed):
             log.error("%s: a request failed: %r", self.name, outcome.error)
             self.metrics.observe(FAILED, 1)

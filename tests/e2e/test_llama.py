@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import time
@@ -19,6 +18,7 @@ from deploy import local
 from model_configs import ROOT
 from model_configs.schema import load_model
 from tests.e2e.conftest import Started, kit
+from tests.fakes.token_iterator import TokenIterator
 
 PORT = 18580
 PROMPT = "The with statement is used to"
@@ -113,30 +113,6 @@ def test_openais_client_completes_and_chats(llama: Started, openai: OpenAI) -> N
     parts = [chunk.choices[0] for chunk in chat]
     assert "".join(part.delta.content or "" for part in parts)
     assert parts[-1].finish_reason in ("stop", "length")
-
-
-class TokenIterator:
-    """The streaming article's, with its `ord("n")` meant as a line's end."""
-
-    def __init__(self, stream: Iterator[dict[str, dict[str, bytes]]]) -> None:
-        self.byte_iterator = stream
-        self.buffer = io.BytesIO()
-        self.read_pos = 0
-
-    def __iter__(self) -> TokenIterator:
-        return self
-
-    def __next__(self) -> str:
-        while True:
-            self.buffer.seek(self.read_pos)
-            line = self.buffer.readline()
-            if line and line[-1] == ord("\n"):
-                self.read_pos += len(line) + 1
-                data = json.loads(line[:-1].decode("utf-8").lstrip("data:").rstrip("/n"))  # noqa: B005 - as it stands
-                return str(data["token"]["text"])
-            chunk = next(self.byte_iterator)
-            self.buffer.seek(0, io.SEEK_END)
-            self.buffer.write(chunk["PayloadPart"]["Bytes"])
 
 
 def test_the_streaming_articles_iterator_reads_it(llama: Started) -> None:

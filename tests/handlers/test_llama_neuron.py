@@ -56,6 +56,24 @@ def test_an_archive_is_compiled_without_a_device(tmp_path: Path, monkeypatch: py
     engine.close()
 
 
+def test_an_engine_with_less_room_than_a_micro_batch_answers_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neuron_image.enter(monkeypatch)
+    make_tiny_llama(tmp_path / "model")
+    settings = {"tp_degree": 2, "amp": "f32", "max_length": 64, "max_batch": 1, "default_max_new_tokens": 5}
+    config = {"batchSize": 4, "handler": settings, "micro_batching": {"micro_batch_size": 4}}
+    handler = LlamaHandler()
+    frontend = Frontend(handler, tmp_path, config)
+    handler.initialize(frontend.context)
+    clients = [Client(json.dumps({"inputs": f"prompt {n}"}).encode()) for n in range(4)]
+    frontend.ask(*clients)
+    assert [client.status for client in clients] == [200] * 4
+    assert all(json.loads(client.text)[0]["generated_text"] for client in clients)
+    handler.pipeline.close(5.0)
+    handler.engine.close()
+
+
 def test_the_articles_configuration_is_accepted_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

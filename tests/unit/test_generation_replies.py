@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +17,7 @@ from servekit.generation.replies import Ending, Reply, Usage
 from servekit.generation.requests import Dialect, GenerationRequest
 from servekit.generation.text import TextStream
 from tests.fakes.tiny_tokenizers import TEXTS, byte_level
+from tests.fakes.token_iterator import TokenIterator
 
 TOKENIZER = byte_level()
 ANSWER = "smiles 😀 夜 more"
@@ -64,31 +64,6 @@ def finished(chunk: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's stream has a null here for which their type has no place."""
     choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
     return chunk | {"choices": choices}
-
-
-class TokenIterator:
-    """The SageMaker article's client as it is meant: its `ord("n")` is a line end."""
-
-    def __init__(self, stream: Iterable[dict[str, Any]]) -> None:
-        self.byte_iterator = iter(stream)
-        self.buffer = io.BytesIO()
-        self.read_pos = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        while True:
-            self.buffer.seek(self.read_pos)
-            line = self.buffer.readline()
-            if line and line[-1] == ord("\n"):
-                self.read_pos += len(line) + 1
-                full_line = line[:-1].decode("utf-8")
-                line_data = json.loads(full_line.lstrip("data:").rstrip("/n"))  # noqa: B005
-                return line_data["token"]["text"]
-            chunk = next(self.byte_iterator)
-            self.buffer.seek(0, io.SEEK_END)
-            self.buffer.write(chunk["PayloadPart"]["Bytes"])
 
 
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
