@@ -69,6 +69,8 @@ def test_a_character_is_whole_wherever_the_window_is_shortened() -> None:
 
 
 @given(st.binary(max_size=12), st.text(max_size=5))
+@example(b"", " ")
+@example(b"\xe4", "  ")
 def test_of_byte_tokens_whole_characters_stay(data: bytes, text: str) -> None:
     """Where decode gives up the whole run of bytes."""
     tokenizer = sentencepiece()

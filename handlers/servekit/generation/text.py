@@ -78,8 +78,9 @@ class TextStream:
         byte = self._byte_tokens.get(token_id)
         if byte is not None:
             text = self._cut + self._cut_bytes.decode(bytes([byte]))
-            # Context of one character for what follows, whichever byte it is.
-            self._ids, self._context, self._returned_chars, self._cut = [token_id], 1, 1, ""
+            # Context for what follows: one character, whichever byte it is, but for a space, which decode strips.
+            self._ids, self._context, self._cut = [token_id], 1, ""
+            self._returned_chars = len(self._decode(self._ids))
             return text
         self._ids.append(token_id)
         text = self._decode(self._ids)
