@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from archives.build import Archive, unpack
+from archives.build import Archive, build, unpack
 from archives.verify import read_golden
 from archives.worker import Request, Worker
 from model_configs import ROOT
+from model_configs.schema import load_model
 
 TS_HOME = ROOT / ".venv" / "torchserve-0.11"
 pytestmark = pytest.mark.skipif(not TS_HOME.exists(), reason="TorchServe 0.11.0 is not here: make test-torchserve-0.11")
@@ -33,3 +34,22 @@ def test_it_loads_and_answers_right(minilm_archive: Archive, tmp_path: Path) -> 
         )
     assert [reply.status for reply in replies] == [400, 200, 404]
     assert golden.verdict(replies[1].body) == ""
+
+
+def test_text_generation_streams_there_too(tmp_path: Path) -> None:
+    """The Neuron images hold this TorchServe."""
+    archive = build(load_model("pydoc-llama"))
+    root = unpack(archive.path, tmp_path)
+    golden = read_golden(archive.path)
+    with Worker(root, ts_home=TS_HOME) as worker:
+        worker.load("pydoc-llama")
+        replies = worker.predict(
+            [
+                Request(b"{bad", {"Content-Type": "application/json"}),
+                Request(json.dumps(golden.body).encode(), {"Content-Type": "application/json"}),
+                Request(b"The with statement", {"Content-Type": "text/plain"}),
+            ]
+        )
+    assert [reply.status for reply in replies] == [400, 200, 200]
+    assert golden.verdict(replies[1].body) == ""
+    assert len(replies[2].body) > 40
