@@ -6,12 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from deploy import local
+from archives import build
+from archives.verify import read_golden
+from deploy import local, readiness
+from deploy.render import Ports, ServerOptions
 from model_configs import ROOT
+from model_configs.schema import load_file
 
 PORT = 18080
 
@@ -50,12 +55,36 @@ class Started:
         return [worker["pid"] for worker in json.loads(reply.body)[0]["workers"]]
 
 
-@pytest.fixture(scope="session")
-def started() -> Iterator[Started]:
-    result = kit("serve", "minilm", "--detach", "--port", str(PORT))
+@contextmanager
+def serving(name: str, port: int, *options: str) -> Iterator[Started]:
+    """A model served by `kit.py serve --detach`, stopped at the end."""
+    result = kit("serve", name, "--detach", "--port", str(port), *options)
     assert result.returncode == 0, result.stdout + result.stderr
     try:
-        (server,) = [server for server in local.servers() if server.port == PORT]
+        (server,) = [server for server in local.servers() if server.port == port]
         yield Started(server, result.stdout)
     finally:
-        kit("stop", "--port", str(PORT))
+        kit("stop", "--port", str(port))
+
+
+@contextmanager
+def serving_file(yaml: str, folder: Path, port: int) -> Iterator[local.Server]:
+    """A model of a YAML that is not in the project, ready, stopped at the end. folder: for all that it needs."""
+    file = folder / "model.yaml"
+    file.write_text(yaml)
+    config = load_file(file)
+    archive = build.build(config, folder / "store")
+    served = local.served_model(config, archive.path.name, read_golden(archive.path))
+    options = ServerOptions(store=folder / "store", ports=Ports(port), auth=False)
+    server = local.start(options, [served], folder / "run")
+    try:
+        readiness.wait_ready(server)
+        yield server
+    finally:
+        local.stop(server)
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Started]:
+    with serving("minilm", PORT) as server:
+        yield server

@@ -13,7 +13,7 @@ import requests
 
 from deploy import local
 from model_configs import ROOT
-from tests.e2e.conftest import kit
+from tests.e2e.conftest import kit, serving
 from tests.fakes.tiny_classifiers import image_file
 
 PORT = 18380
@@ -22,13 +22,8 @@ PAYLOADS = ROOT / "loadtest" / "payloads" / "digits"
 
 @pytest.fixture(scope="module")
 def digits() -> Iterator[tuple[local.Server, str]]:
-    result = kit("serve", "digits", "--detach", "--no-auth", "--port", str(PORT))
-    assert result.returncode == 0, result.stdout + result.stderr
-    try:
-        (server,) = [server for server in local.servers() if server.port == PORT]
-        yield server, result.stdout
-    finally:
-        kit("stop", "--port", str(PORT))
+    with serving("digits", PORT, "--no-auth") as started:
+        yield started.server, started.output
 
 
 def url(server: local.Server) -> str:

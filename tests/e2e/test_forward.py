@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from archives import build
-from archives.verify import read_golden
-from deploy import local, readiness
-from deploy.render import Ports, ServerOptions
-from model_configs.schema import load_file
+from deploy import local
+from tests.e2e.conftest import serving_file
 from tests.fakes.tiny_llama import make_tiny_llama
 from tests.handlers.test_openai_engine import Exchange, Upstream
 
@@ -51,24 +48,15 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.mark.slow
 def test_heartbeats_keep_a_slow_stream_alive(upstream: Upstream, tmp_path: Path) -> None:
-    file = tmp_path / "far.yaml"
     folder = make_tiny_llama(tmp_path / "model")
-    file.write_text(YAML.format(folder=folder, timeout=RESPONSE_TIMEOUT_S, url=upstream.url))
-    config = load_file(file)
-    archive = build.build(config, tmp_path / "store")
-    served = local.served_model(config, archive.path.name, read_golden(archive.path))
-    options = ServerOptions(store=tmp_path / "store", ports=Ports(PORT), auth=False)
-    server = local.start(options, [served], tmp_path / "run")
-    try:
-        readiness.wait_ready(server)
+    yaml = YAML.format(folder=folder, timeout=RESPONSE_TIMEOUT_S, url=upstream.url)
+    with serving_file(yaml, tmp_path, PORT) as server:
         pids = [worker["pid"] for worker in described(server)]
         started = time.monotonic()
         reply = server.inference().post("/predictions/far", b'{"inputs": "hello", "parameters": {"max_new_tokens": 7}}')
         assert reply.body == b'[{"generated_text":"so far"}]'
         assert time.monotonic() - started > SILENCE_S > 2 * RESPONSE_TIMEOUT_S
         assert [worker["pid"] for worker in described(server)] == pids
-    finally:
-        local.stop(server)
 
 
 def described(server: local.Server) -> list[dict[str, Any]]:

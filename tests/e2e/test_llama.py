@@ -14,10 +14,9 @@ import requests
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy import local
 from model_configs import ROOT
 from model_configs.schema import load_model
-from tests.e2e.conftest import Started, kit
+from tests.e2e.conftest import Started, kit, serving
 from tests.fakes.token_iterator import TokenIterator
 
 PORT = 18580
@@ -27,13 +26,8 @@ CONFIG = load_model("pydoc-llama")
 
 @pytest.fixture(scope="module")
 def llama() -> Iterator[Started]:
-    result = kit("serve", "pydoc-llama", "--detach", "--port", str(PORT))
-    assert result.returncode == 0, result.stdout + result.stderr
-    try:
-        (server,) = [server for server in local.servers() if server.port == PORT]
-        yield Started(server, result.stdout)
-    finally:
-        kit("stop", "--port", str(PORT))
+    with serving("pydoc-llama", PORT) as server:
+        yield server
 
 
 @pytest.fixture

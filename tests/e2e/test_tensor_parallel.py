@@ -10,12 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from archives import build
-from archives.verify import read_golden
-from deploy import local, readiness
+from deploy import local
 from deploy.client import Unreachable
-from deploy.render import Ports, ServerOptions
-from model_configs.schema import load_file
+from tests.e2e.conftest import serving_file
 from tests.fakes.tiny_llama import make_tiny_llama
 
 PORT = 18680
@@ -36,17 +33,8 @@ BODY = b'{"inputs": "hello", "parameters": {"max_new_tokens": 40, "ignore_eos": 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[local.Server]:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(YAML.format(folder=make_tiny_llama(tmp_path / "model")))
-    config = load_file(file)
-    archive = build.build(config, tmp_path / "store")
-    served = local.served_model(config, archive.path.name, read_golden(archive.path))
-    options = ServerOptions(store=tmp_path / "store", ports=Ports(PORT), auth=False)
-    started = local.start(options, [served], tmp_path / "run")
-    try:
+    with serving_file(YAML.format(folder=make_tiny_llama(tmp_path / "model")), tmp_path, PORT) as started:
         yield started
-    finally:
-        local.stop(started)
 
 
 def ranks(server: local.Server) -> list[psutil.Process]:
@@ -57,7 +45,7 @@ def ranks(server: local.Server) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_two_ranks_answer_as_one_and_start_again(server: local.Server) -> None:
-    readiness.wait_ready(server)  # its golden request is transformers' answer, computed in one process
+    # Its golden request has been asked: transformers' answer, computed in one process.
     client = server.inference()
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda _: server.inference().post("/predictions/tiny", BODY), range(4)))

@@ -143,6 +143,15 @@ class OneProcess:
         raise RuntimeError("rank 0 has nobody to follow")
 
 
+def prompt_problem(prompt: Prompt, max_length: int, vocabulary: int) -> str:
+    """Why no engine of this length and vocabulary can run this prompt; empty when it can."""
+    if not 1 <= len(prompt.token_ids) < max_length:
+        return f"a prompt of {len(prompt.token_ids)} tokens; the engine takes 1 to {max_length - 1}"
+    if not all(0 <= token < vocabulary for token in prompt.token_ids):
+        return f"a token that is not in the vocabulary of {vocabulary}"
+    return ""
+
+
 class FixedInbox:
     """Prompts that are all there from the start; `cancel` ends one of them."""
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from servekit.engines.base import Capabilities, Finish, Inbox, OneProcess, Prompt, Sampling, Step
+from servekit.engines.base import Capabilities, Finish, Inbox, OneProcess, Prompt, Sampling, Step, prompt_problem
 from servekit.fingerprint import difference, file_sha256
 from servekit.log import log
 from servekit.machine_cache import cache_folder
@@ -136,13 +136,9 @@ class NeuronEngine(OneProcess):
 
     def _problem(self, prompt: Prompt) -> str:
         """Why this prompt cannot be run, before it costs its neighbours theirs; empty when it can."""
-        if not 1 <= len(prompt.token_ids) < self._plan.max_length:
-            return f"a prompt of {len(prompt.token_ids)} tokens; the engine takes 1 to {self._plan.max_length - 1}"
-        if not all(0 <= token < self._plan.vocabulary for token in prompt.token_ids):
-            return f"a token that is not in the vocabulary of {self._plan.vocabulary}"
-        if prompt.sampling.repetition_penalty != 1.0:
-            return "transformers-neuronx has no repetition_penalty"
-        return ""
+        if problem := prompt_problem(prompt, self._plan.max_length, self._plan.vocabulary):
+            return problem
+        return "transformers-neuronx has no repetition_penalty" if prompt.sampling.repetition_penalty != 1.0 else ""
 
     def _run(self, group: list[_Row], everyone: list[_Row], inbox: Inbox) -> Iterator[list[Step]]:
         """One sample() over the rows of group. Never raises: what sample() raises ends its rows."""

@@ -12,6 +12,7 @@ Knows nothing of text, clients or time.
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from servekit.engines import cuda_graphs, kernels, llama, tensor_parallel
-from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Step
+from servekit.engines.base import Capabilities, Finish, Inbox, Prompt, Step, prompt_problem
 from servekit.engines.sampling import Sampler, choose
 from servekit.log import log
 from servekit.machine_cache import cache_folder
@@ -149,7 +150,7 @@ class TorchEngine:
                     rows.remove(row)
                     steps.append(Step(row.prompt.key, finish="cancelled"))
                 for prompt in inbox.take(self._slots - len(rows)):
-                    if problem := self._problem(prompt):
+                    if problem := prompt_problem(prompt, self.max_length, self.model.shape.vocab):
                         steps.append(Step(prompt.key, finish="error", message=problem))
                         continue
                     free = next(slot for slot in range(self._slots) if all(row.slot != slot for row in rows))
@@ -244,14 +245,6 @@ class TorchEngine:
             row.done = finish is not None
         return steps
 
-    def _problem(self, prompt: Prompt) -> str:
-        if not prompt.token_ids or len(prompt.token_ids) >= self.max_length:
-            return f"a prompt of {len(prompt.token_ids)} tokens; the engine takes 1 to {self.max_length - 1}"
-        vocab = self.model.shape.vocab
-        if not all(0 <= token < vocab for token in prompt.token_ids):
-            return f"a token that is not in the vocabulary of {vocab}"
-        return ""
-
     def _choose_mode(self, artefacts: Path) -> tuple[str, Decode]:
         wanted, on_cpu = self.settings.mode, self.device.type == "cpu"
         if wanted == "compile" or (wanted == "auto" and not on_cpu):
@@ -323,11 +316,13 @@ def _graphs() -> int:
 def _built_here() -> tuple[Path, str]:
     """The kernels in this machine's cache, built now if need be, and why there are none."""
     folder = cache_folder("kernels")
-    if kernels.mismatch(folder):
-        try:
-            kernels.build(folder)
-        except (RuntimeError, FileNotFoundError) as error:
-            return folder, f"they cannot be built: {error}"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers one builds, and none loads a half
+        if kernels.mismatch(folder):
+            try:
+                kernels.build(folder)
+            except (RuntimeError, FileNotFoundError) as error:
+                return folder, f"they cannot be built: {error}"
     return folder, ""
 
 
