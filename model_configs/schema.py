@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
 from model_configs.errors import KitError
+from model_configs.loadtest import LoadTest
 from servekit import neuron_support
 from servekit.settings import (
     HANDLER_SETTINGS,
@@ -127,38 +128,6 @@ class Deploy(Strict):
     ec2: Ec2 | None = None
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
     """US dollars an hour for the machine that the figures are reported for."""
-
-
-class Percentiles(Strict):
-    """Upper limits in milliseconds."""
-
-    p50: float | None = None
-    p90: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-
-
-class Slo(Strict):
-    """What the service promises; the _sched metrics count from the intended send time."""
-
-    e2e_ms: Percentiles | None = None
-    e2e_sched_ms: Percentiles | None = None
-    ttft_ms: Percentiles | None = None
-    ttft_sched_ms: Percentiles | None = None
-    tpot_ms: Percentiles | None = None
-    itl_ms: Percentiles | None = None
-    error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class LoadTest(Strict):
-    """How it is measured."""
-
-    payloads: str
-    arrivals: Literal["closed", "constant", "poisson", "gamma", "ramp", "trace"] = "poisson"
-    rate: Annotated[float, Field(gt=0)] | None = None
-    """Requests a second."""
-    duration_s: Annotated[float, Field(gt=0)] = 60.0
-    slo: Slo = Slo()
 
 
 class ModelConfig(Strict, Generic[Settings]):
