@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test test-slow test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama int8 digits lint format schema stop clean
+.PHONY: serve test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -15,11 +15,15 @@ stop: .venv/.installed
 	@$(PY) kit.py stop
 
 test: .venv/.installed-dev .venv/int8/torchao
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow and not load" $(ARGS)
 
 # Compilations and trainings that would take `make test` beyond its 15 minutes.
 test-slow: .venv/.installed-dev .venv/int8/torchao
 	$(PY) -m pytest -m slow $(ARGS)
+
+# The load generator against a scripted server: real Locust runs of some seconds each.
+test-load: .venv/.installed-dev
+	$(PY) -m pytest -m load $(ARGS)
 
 # The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
 test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts

@@ -1,6 +1,6 @@
 """ServeKit's one command line: it parses, calls one function, prints.
 
-Exit codes: 0 good, 1 the thing checked or measured failed, 2 usage or configuration.
+Exit codes: 0 good, 1 the thing checked or measured failed, 2 usage or configuration, 3 a measurement is not valid.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import yaml
 import model_configs
 from archives import STORE, assets, build, verify
 from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
+from loadtest import verbs
 from model_configs import schema
-from model_configs.errors import Failed, KitError
+from model_configs.errors import Failed, Invalid, KitError
 from printing import err, explain, out, report, write_json
 from servekit import cpu_plan
 from servekit.cpus import read_machine
@@ -31,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(verbs.app)
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -358,10 +360,14 @@ def run(arguments: list[str]) -> int:
     flags = {"-v", "--verbose"}  # taken anywhere: people add it to the end of the line that failed
     verbose = not flags.isdisjoint(arguments)
     try:
-        app([argument for argument in arguments if argument not in flags], standalone_mode=False)
+        # Commands return nothing; Ctrl-C in one makes typer return its exit code here.
+        code: int | None = app([each for each in arguments if each not in flags], standalone_mode=False)
     except Failed as error:
         explain(str(error), traceback=verbose)
         return 1
+    except Invalid as error:
+        explain(f"not valid: {error}", traceback=verbose)
+        return 3
     except KitError as error:
         explain(str(error), error.hint, traceback=verbose)
         return 2
@@ -370,7 +376,7 @@ def run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

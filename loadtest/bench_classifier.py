@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,19 @@ from archives.distillation.digits import write_images
 from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
+from loadtest import lab
 from loadtest.figures import BENCHMARKS, markdown_table, write_readme
-from loadtest.locust_run import LocustResult, run_locust
 from loadtest.passport import in_words, passport
-from model_configs import ROOT
+from loadtest.run import Run
+from loadtest.serving import Served, target_of
+from model_configs.errors import Failed
+from model_configs.loadtest import LoadTest
 from model_configs.schema import AnyModelConfig, load_model
 from servekit.classifiers import LADDER
 from servekit.classifiers.readers import load_reader
 from servekit.cpus import usable_cpus
 from servekit.machine_cache import VARIABLE
 
-PAYLOADS = ROOT / "loadtest" / "payloads" / "digits"
 BENCH_STORE = STORE / "bench"
 TEACHER, STUDENT = "digits-teacher", "digits"
 DEFAULT_WORKERS = 4
@@ -43,6 +46,7 @@ PORT = 18280
 USERS = 8
 WARMUP_S = 5.0
 SECONDS = 30.0
+LOCUST_TABLE = re.compile(r"^Type +Name +# reqs.*?^ +Aggregated.*?$", re.MULTILINE | re.DOTALL)
 out = Console(highlight=False)
 
 
@@ -81,8 +85,8 @@ def stages(cpus: int) -> list[Stage]:
     ]  # fmt: skip
 
 
-def measure(stage: Stage, seconds: float) -> LocustResult:
-    """Build, serve and load one stage."""
+def measure(stage: Stage, seconds: float) -> dict[str, Any]:
+    """Build, serve and load one stage. Raises Failed when a request failed."""
     config = stage.config()
     store = BENCH_STORE if stage.torchserve or stage.handler else STORE
     archive = build.build(config, store)
@@ -90,10 +94,26 @@ def measure(stage: Stage, seconds: float) -> LocustResult:
     server = local.start(ServerOptions(store, Ports(PORT), stock=stage.stock), [served])
     try:
         readiness.wait_ready(server)
-        run_locust(server, config.model.name, PAYLOADS, USERS, WARMUP_S)
-        return run_locust(server, config.model.name, PAYLOADS, USERS, seconds)
+        target = target_of(config, f"http://127.0.0.1:{server.port}", server.folder / local.KEY_FILE)
+        load = LoadTest(payloads="digits", arrivals="closed", clients=USERS, warmup_s=WARMUP_S, duration_s=seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            return figures_of(lab.measure(Served(config, target), load, Path(folder)), Path(folder))
     finally:
         local.stop(server)
+
+
+def figures_of(run: Run, folder: Path) -> dict[str, Any]:
+    """A stage's figures, and the table that Locust printed. Raises Failed when a request failed."""
+    if run.summary.failed:
+        raise Failed(f"{run.summary.failed} requests failed: {run.summary.samples}")
+    table = LOCUST_TABLE.search((folder / lab.LOCUST_LOG).read_text())
+    shares = {name: each.value for name, each in run.summary.latencies["e2e_ms"].percentiles.items()}
+    return {
+        "text": table.group() if table else "",
+        "requests": run.summary.requests,
+        "requests_per_s": round(run.summary.answered_per_s, 2),
+        **{f"{name}_ms": None if value is None else round(value, 1) for name, value in shares.items()},
+    }
 
 
 def accuracy(name: str, data: Path) -> dict[str, float]:
@@ -190,7 +210,7 @@ def main() -> None:
     os.environ[VARIABLE] = str(BENCH_STORE / "cache")
     results = []
     for stage in stages(usable_cpus()):
-        results.append({"title": stage.title, **asdict(measure(stage, arguments.seconds))})
+        results.append({"title": stage.title, **measure(stage, arguments.seconds)})
         out.print(f"\n{stage.title}\n{results[-1]['text']}")
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder))

@@ -236,7 +236,7 @@ def serving(scale: Scale) -> list[Row]:
 
 def batching(scale: Scale) -> list[Row]:
     """Both ways to batch under the same timetables, by turns; each turn has a seed of its own."""
-    from loadtest import llama_clients, llama_servers
+    from loadtest import arrivals, llama_clients, llama_servers
 
     weights = scale.weights
     answers: dict[str, list[list[Any]]] = {"continuous": [], "micro-batches": []}
@@ -252,7 +252,7 @@ def batching(scale: Scale) -> list[Row]:
         capacity = len(full_house) / (time.perf_counter() - started)
         rate = RATE_SHARE * capacity
         for seed in range(SEED, SEED + scale.batching_turns):
-            times_s = llama_clients.poisson_times(rate, scale.arrivals_s, seed)
+            times_s = arrivals.poisson(rate, scale.arrivals_s, seed)
             timetable = _mixed(scale, times_s, seed)
             for name, endpoint in endpoints.items():
                 give_up_s = scale.arrivals_s + scale.drain_s
@@ -268,17 +268,18 @@ def batching(scale: Scale) -> list[Row]:
 
 def batching_rows(answers: dict[str, list[list[Any]]], duration_s: float) -> list[Row]:
     """What came of the runs of "continuous" and "micro-batches", in which requests came for duration_s each."""
-    from loadtest.llama_clients import goodput, percentile
+    from loadtest.llama_clients import goodput
+    from loadtest.percentiles import interpolated
 
     good = {
         name: statistics.median(goodput(run, TTFT_SLO_S, duration_s) for run in runs) for name, runs in answers.items()
     }
     first_ms = {
-        name: 1e3 * statistics.median(percentile([answer.ttft_s for answer in run], 0.95) for run in runs)
+        name: 1e3 * statistics.median(interpolated(sorted(answer.ttft_s for answer in run), 0.95) for run in runs)
         for name, runs in answers.items()
     }
-    lags_s = [answer.sent_s - answer.intended_s for runs in answers.values() for run in runs for answer in run]
-    lag_ms = 1e3 * percentile(lags_s, 0.99)
+    lags_s = sorted(answer.sent_s - answer.intended_s for runs in answers.values() for run in runs for answer in run)
+    lag_ms = 1e3 * interpolated(lags_s, 0.99)
     invalid = f"not valid: the generator was late by {lag_ms:.0f} ms (p99)" if lag_ms > 1e3 * LAG_LIMIT_S else ""
     least = 1 / duration_s  # none at all is taken for one in a run
     none = "" if good["micro-batches"] >= least else "at least: of micro-batches, not one began in time"

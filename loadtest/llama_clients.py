@@ -1,4 +1,4 @@
-"""Streaming clients of a text generation server, their timetable and what their records add up to.
+"""Streaming clients of a text generation server, and what their records add up to.
 
 TTFT counts from the time that the timetable says to the first chunk with text, so that a client that is late does not
 make the server look faster (coordinated omission). Knows nothing of how a server is started.
@@ -66,31 +66,11 @@ Ask = Callable[[Endpoint, Planned, float, float], Answer]
 """Sends one request at once and reads its answer; the times are when it was intended and when to give up."""
 
 
-def poisson_times(rate: float, duration_s: float, seed: int) -> list[float]:
-    """Seconds at which requests come, `rate` a second, at least one: a Poisson process with rate × duration of them.
-
-    Given their number, a Poisson process' times are independent and uniform; fixing it spares seeds their own rates.
-    """
-    chooser = random.Random(seed)
-    return sorted(chooser.uniform(0, duration_s) for _ in range(max(1, round(rate * duration_s))))
-
-
 def log_uniform(shortest: int, longest: int, count: int, seed: int) -> list[int]:
     """Lengths whose logarithm is uniform: as many between 8 and 16 as between 128 and 256."""
     chooser = random.Random(seed)
     low, high = math.log(shortest), math.log(longest + 1)
     return [min(longest, int(math.exp(chooser.uniform(low, high)))) for _ in range(count)]
-
-
-def percentile(values: Iterable[float], share: float) -> float:
-    """By linear interpolation between the two nearest. Raises ValueError when there are no values."""
-    ordered = sorted(values)
-    if not ordered:
-        raise ValueError("a percentile of nothing")
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def goodput(answers: Sequence[Answer], slo_s: float, duration_s: float) -> float:

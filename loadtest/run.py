@@ -116,7 +116,7 @@ def read(path: Path) -> Run:
     file = path / RUN_FILE if path.is_dir() else path
     try:
         document = json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise KitError(f"{path} is no run: {error}", "a folder that kit.py loadtest wrote") from None
     found = document.get("schema") if isinstance(document, dict) else None
     if found != SCHEMA:

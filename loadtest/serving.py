@@ -27,6 +27,8 @@ TARGETS: dict[str, TargetKind] = {
     "llama_handler.py": "openai-completions",
 }
 """What is asked of a handler's models when their YAML does not say."""
+STREAMING: tuple[TargetKind, ...] = ("openai-completions", "openai-chat", "sagemaker-stream")
+"""Targets that are asked for a stream unless the load test says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ class Served:
 
 
 def target_of(config: AnyModelConfig, url: str, token_file: Path | None) -> Target:
-    """The endpoint of a model at a TorchServe's inference URL. Raises KitError when the YAML has no loadtest section."""
+    """The endpoint of a model at a TorchServe's inference URL. Raises KitError when it has no loadtest section."""
     load = config.loadtest
     if load is None:
         raise KitError(f"{config.model.name} has no loadtest section", "see model_configs/minilm.yaml for one")
     kind = load.target or TARGETS[config.model.handler]
-    generates = kind in ("openai-completions", "openai-chat") or config.model.handler == "llama_handler.py"
+    generates = kind in STREAMING or config.model.handler == "llama_handler.py"
     return Target(
         kind=kind,
         url=url,
@@ -60,7 +62,7 @@ def target_of(config: AnyModelConfig, url: str, token_file: Path | None) -> Targ
 
 @contextmanager
 def running_or_started(config: AnyModelConfig, port: int | None, say: Callable[[str], None]) -> Iterator[Served]:
-    """The model's server of this machine, on this port if one is given; one is started for the time if there is none."""
+    """The model's server of this machine, on this port if one is given; if there is none, one is started meanwhile."""
     found = [
         server
         for server in local.servers()

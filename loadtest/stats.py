@@ -87,6 +87,8 @@ class Generator:
     workers: int
     cpu_share: float | None
     """Of one core, of the busiest worker, while it measured."""
+    lost: int = 0
+    """Requests of the timetable that no worker wrote down: one of them died."""
 
 
 def measured(records: Iterable[Record]) -> list[Record]:
@@ -97,25 +99,28 @@ def measured(records: Iterable[Record]) -> list[Record]:
 def summarise(
     records: Sequence[Record], start_s: float, seconds: float, limits: Mapping[str, float], *, closed: bool
 ) -> Summary:
-    """Records of the measured phase, which began at start_s.
+    """A run's records; the measured phase began at start_s. Throughput and requests in flight are of its seconds, so
+    what the warm-up left to be answered counts there; all else is of the measured phase's own requests.
 
     limits: for each metric of LATENCIES or itl_ms the milliseconds that an answer may take to be good.
     closed: the records have no timetable; their intended times mean nothing.
     """
-    good = [record for record in records if record.error is None]
     end_s = start_s + seconds
-    in_time = [record for record in good if record.ended_s <= end_s]
+    warm = [record for record in records if record.phase != "cold"]
+    in_time = [record for record in warm if record.error is None and start_s <= record.ended_s < end_s]
+    spans = [(record.sent_s, record.ended_s) for record in warm if record.ended_s > start_s and record.sent_s < end_s]
+    records = measured(records)
+    good = [record for record in records if record.error is None]
     kept = sum(is_good(record, limits) for record in good)
     failures = Counter(record.error for record in records if record.error)
     with_tokens = [record for record in good if record.tokens_out is not None]
-    spans = [(record.sent_s, record.ended_s) for record in records]
-    windows = per_window([record.ended_s for record in good], start_s, end_s, BATCH_S)
+    windows = per_window([record.ended_s for record in in_time], start_s, end_s, BATCH_S)
     return Summary(
         requests=len(records),
         failed=len(records) - len(good),
         error_rate=(len(records) - len(good)) / len(records) if records else 0.0,
         errors={str(kind): count for kind, count in failures.most_common()},
-        samples={str(r.error): str(r.detail) for r in reversed(records) if r.error},
+        samples={r.error: r.detail or "" for r in reversed(records) if r.error},
         seconds=seconds,
         offered_per_s=None if closed else len(records) / seconds,
         achieved_per_s=sum(record.sent_s < end_s for record in records) / seconds,
@@ -164,8 +169,10 @@ def is_good(record: Record, limits: Mapping[str, float]) -> bool:
     return True
 
 
-def generator(records: Sequence[Record], workers: int, cpu_share: float | None) -> Generator:
-    """How late the measured phase's requests were sent."""
+def generator(
+    records: Sequence[Record], workers: int, cpu_share: float | None, planned: int | None = None
+) -> Generator:
+    """How late the measured phase's requests were sent. planned: how many it should have; None in a closed loop."""
     lags = sorted(record.lag_ms for record in records if not record.waited)
     found = {share: percentile(lags, share).value for share in (0.5, 0.99)} if lags else {}
     largest = lags[-1] if lags else 0.0
@@ -176,6 +183,7 @@ def generator(records: Sequence[Record], workers: int, cpu_share: float | None) 
         waited=sum(record.waited for record in records),
         workers=workers,
         cpu_share=cpu_share,
+        lost=0 if planned is None else planned - len(records),
     )
 
 

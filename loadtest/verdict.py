@@ -85,6 +85,8 @@ def _problems(summary: Summary, generator: Generator, slo: Slo) -> Iterator[str]
         if achieved < MIN_ACHIEVED:
             why = f"; {generator.waited} waited for one of the users" if generator.waited else ""
             yield f"only {achieved:.1%} of the requests were sent in their time{why}"
+    if generator.lost:
+        yield f"{generator.lost} requests of the timetable were never written down: a worker died, or was stopped"
     if generator.cpu_share is not None and generator.cpu_share > MAX_CPU_SHARE:
         yield f"the generator used {generator.cpu_share:.0%} of its core; more workers (--processes)"
 

@@ -11,3 +11,7 @@ class KitError(Exception):
 
 class Failed(Exception):
     """The thing that was measured or checked failed. kit.py prints it and exits with 1."""
+
+
+class Invalid(Exception):
+    """The measurement itself is not valid. kit.py prints it and exits with 3."""

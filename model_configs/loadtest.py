@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from servekit.settings import PositiveInt
 from servekit.strict import Strict
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Arrivals = Literal["closed", "constant", "poisson", "gamma", "ramp", "trace"]
 TargetKind = Literal[
     "predictions",

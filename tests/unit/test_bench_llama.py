@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,26 +16,10 @@ from hypothesis import strategies as st
 
 from loadtest import bench_llama, llama_clients, llama_steps
 from loadtest.bench_llama import Row
-from loadtest.llama_clients import Answer, Endpoint, Planned, goodput, log_uniform, percentile, poisson_times
+from loadtest.llama_clients import Answer, Endpoint, Planned, goodput, log_uniform
 from loadtest.llama_cpp_peer import gguf_name, interleaved
 from loadtest.llama_model import TINY, word, write_model
 from servekit.engines.llama import rotate
-
-
-@given(rate=st.floats(0.5, 50), seed=st.integers(0, 99))
-def test_a_timetable_is_its_seeds_and_has_its_rate(rate: float, seed: int) -> None:
-    times = poisson_times(rate, 20.0, seed)
-    assert times == poisson_times(rate, 20.0, seed) == sorted(times)
-    assert len(times) == max(1, round(20 * rate))
-    assert all(0 <= time <= 20 for time in times)
-
-
-def test_gaps_between_arrivals_are_exponential() -> None:
-    times = poisson_times(100.0, 100.0, seed=3)
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert statistics.mean(gaps) == pytest.approx(0.01, rel=0.05)
-    assert statistics.stdev(gaps) == pytest.approx(0.01, rel=0.05)
-    assert times != poisson_times(100.0, 100.0, seed=4)
 
 
 def test_lengths_are_as_many_in_each_doubling() -> None:
@@ -46,19 +28,6 @@ def test_lengths_are_as_many_in_each_doubling() -> None:
     assert max(lengths) == 256
     shares = [sum(low <= each < 2 * low for each in lengths) / len(lengths) for low in (8, 16, 32, 64, 128)]
     assert shares == pytest.approx([0.2] * 5, abs=0.012)
-
-
-@given(values=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
-def test_percentiles_are_the_ones_that_statistics_computes(values: list[float]) -> None:
-    expected = statistics.quantiles(values, n=20, method="inclusive")
-    assert percentile(values, 0.95) == pytest.approx(expected[18], abs=1e-6)
-    assert percentile(values, 0.0) == min(values)
-    assert percentile(values, 1.0) == max(values)
-
-
-def test_a_percentile_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="of nothing"):
-        percentile([], 0.5)
 
 
 def test_goodput_counts_whole_answers_that_began_in_time_from_when_they_were_due() -> None:

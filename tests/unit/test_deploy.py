@@ -181,6 +181,7 @@ def test_metrics_declare_every_metric_of_servekit() -> None:
     declared = {m["name"]: kind for kind, metrics in document["model_metrics"].items() for m in metrics}
     assert {metric.name: metric.kind for metric in MODEL_METRICS}.items() <= declared.items()
     assert "QueueTime" in [metric["name"] for metric in document["ts_metrics"]["histogram"]]
+    assert declared["PredictionTime"] == declared["HandlerTime"] == "histogram"  # its count is the handler's calls
 
 
 def test_a_port_in_use_is_named() -> None:
