@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama int8 digits lint format schema stop clean
+.PHONY: serve test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama bench-loadtest int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -69,6 +69,10 @@ bench-classifier: .venv/.installed-dev .venv/int8/torchao
 # Against transformers, llama.cpp (built the first time: 10 minutes) and the article's handler: about 13 minutes.
 bench-llama: .venv/.installed-dev
 	$(PY) -m loadtest.bench_llama $(ARGS)
+
+# What the load generator can be believed: about 3 minutes.
+bench-loadtest: .venv/.installed-dev
+	$(PY) -m loadtest.bench_generator $(ARGS)
 
 # The digits' teacher, and the student that is shipped: about 12 minutes.
 digits: .venv/.installed-dev

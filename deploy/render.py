@@ -141,7 +141,9 @@ def metrics_yaml() -> str:
     }
     # Workers send these as gauges, which keep one call's value; the frontend goes by what is declared here, and a
     # histogram's count is the calls of the handler.
-    document["model_metrics"]["histogram"] += [_metric(name, "ms", labels) for name in ("HandlerTime", "PredictionTime")]
+    document["model_metrics"]["histogram"] += [
+        _metric(name, "ms", labels) for name in ("HandlerTime", "PredictionTime")
+    ]
     return yaml.safe_dump(document, sort_keys=False)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
 
-from loadtest.percentiles import Percentile, mean_interval, per_window, percentile
+from loadtest.percentiles import Percentile, interpolated, mean_interval, per_window, percentile
 from loadtest.records import Record
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -173,13 +173,12 @@ def generator(
     records: Sequence[Record], workers: int, cpu_share: float | None, planned: int | None = None
 ) -> Generator:
     """How late the measured phase's requests were sent. planned: how many it should have; None in a closed loop."""
-    lags = sorted(record.lag_ms for record in records if not record.waited)
-    found = {share: percentile(lags, share).value for share in (0.5, 0.99)} if lags else {}
-    largest = lags[-1] if lags else 0.0
+    lags = sorted(record.lag_ms for record in records if not record.waited) or [0.0]
     return Generator(
-        lag_p50_ms=_or(found.get(0.5), largest),
-        lag_p99_ms=_or(found.get(0.99), largest),  # of few requests, the worst one
-        lag_max_ms=largest,
+        # A matter of this run alone, not a claim about others: few values will do.
+        lag_p50_ms=interpolated(lags, 0.5),
+        lag_p99_ms=interpolated(lags, 0.99),
+        lag_max_ms=lags[-1],
         waited=sum(record.waited for record in records),
         workers=workers,
         cpu_share=cpu_share,
@@ -202,7 +201,3 @@ def in_flight_mean(spans: Sequence[tuple[float, float]], start_s: float, end_s: 
 def _total(values: Iterable[int | None]) -> int | None:
     found = [value for value in values if value is not None]
     return sum(found) if found else None
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value

@@ -115,13 +115,21 @@ def tune(config: AnyModelConfig, slo: Slo | None, options: TuneOptions) -> Tuned
         )
         found = search.run()
     found = replace(found, machine=passport.passport(), foundation=foundation)
-    source = CONFIGS_DIR / f"{config.model.name}.yaml"
-    text = _yaml(found, config, source, folder)
-    target = source if options.write and found.improved else folder / source.name
-    for path in {folder / source.name, target}:
-        path.write_text(text)
-    found = replace(found, yaml=str(target))
     shutil.rmtree(folder / trials.STORE_FOLDER, ignore_errors=True)
+    return written(found, config, folder, CONFIGS_DIR / f"{config.model.name}.yaml", into_source=options.write)
+
+
+def written(found: Tuned, config: AnyModelConfig, folder: Path, source: Path, *, into_source: bool) -> Tuned:
+    """Write the winner's YAML and the evidence into folder. source: the model's own YAML, if there is one.
+
+    into_source: the winner goes there as well, when it is better than what stands there. Raises OSError.
+    """
+    text, target = _yaml(found, config, source, folder), folder / f"{config.model.name}.yaml"
+    target.write_text(text)
+    if into_source and found.improved:
+        target = source
+        target.write_text(text)
+    found = replace(found, yaml=str(target))
     (folder / DOCUMENT_FILE).write_text(json.dumps(document(found), indent=2) + "\n")
     (folder / WORDS_FILE).write_text(tuned.markdown(found))
     (folder / PAGE_FILE).write_text(tuned.page(found))
@@ -179,9 +187,11 @@ class Search:
         )
         chosen = sample(everything, plan.rounds[0][0], self.options.seed)
         minutes = (plan.cost_s(each_s, len(questions)) + budget_s - rounds_s) / 60
+        rounds = f"{len(plan.rounds)} {'round' if len(plan.rounds) == 1 else 'rounds'}"
+        more = f", more than the {self.options.minutes:g} that were asked for" if rounds_s <= 0 else ""
         self._say(
-            f"{len(chosen)} of {len(everything)} configurations in {len(plan.rounds)} rounds, then a final: "
-            f"about {minutes:.0f} minutes, less what the journal remembers"
+            f"{len(chosen)} of {len(everything)} configurations in {rounds}, then a final: about {minutes:.0f} minutes"
+            f"{more}, less what the journal remembers"
         )
         best = self._halve(chosen, plan, finalists, questions, self._began + budget_s - final_s)
         winner = self._final(default, [each for each in best if each != default], questions)

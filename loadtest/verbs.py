@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from loadtest import compare as comparing
-from loadtest import conclude, lab, options, records, report, serving, tuned
+from loadtest import conclude, lab, options, records, report, serving, tuned, wording
 from loadtest import run as runs
 from loadtest import sweep as sweeping
 from loadtest import tune as tuning
@@ -150,7 +150,7 @@ def tune(
     to: Out = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Search workers, threads, batching and engine options on this machine; the winner's YAML comes with its evidence."""
+    """Search workers, threads, batching and engine options on this machine, and show why."""
     config = load_model(name)
     chosen = options.slo_of(slo or [])
     found = tuning.tune(
@@ -242,4 +242,4 @@ def _judge(run: Run) -> None:
         raise Invalid("; ".join(run.verdict.invalid))
     if run.verdict.state == "fail":
         broken = [check for check in run.verdict.checks if not check.holds]
-        raise Failed("the SLO is broken: " + ", ".join(report._check_in_words(check) for check in broken))
+        raise Failed("the SLO is broken: " + ", ".join(wording.check_in_words(check) for check in broken))

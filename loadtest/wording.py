@@ -35,7 +35,11 @@ def load_in_words(load: LoadTest) -> str:
         return f"closed loop, {clients}, think time {load.think_time_s:g} s"
     if load.arrivals == "ramp":
         return f"open loop, a ramp from {load.rate or 0:g} to {load.end_rate or 0:g} requests/s"
-    kind = {"gamma": f"gamma arrivals of burstiness {load.burstiness:g}", "trace": f"the trace {load.trace}"}
+    kind = {
+        "poisson": "Poisson arrivals",
+        "gamma": f"gamma arrivals of burstiness {load.burstiness:g}",
+        "trace": f"the trace {load.trace}",
+    }
     rate = "" if load.rate is None else f", {load.rate:g} requests/s"
     return f"open loop, {kind.get(load.arrivals, f'{load.arrivals} arrivals')}{rate}"
 
@@ -184,6 +188,8 @@ def soundness(run: Run, measured: Sequence[Record]) -> Iterator[tuple[str, str]]
         yield "late because all users waited", f"{generator.waited:,} requests"
         sent = summary.achieved_per_s / summary.offered_per_s
         yield "sent in their time", f"{share(sent)}; at least {share(MIN_ACHIEVED)} have to be"
+        if generator.lost:
+            yield "never written down", f"{generator.lost:,} requests"
     if measured:
         little = summary.achieved_per_s * fmean(record.e2e_ms for record in measured) / 1e3
         law = f"rate × mean E2E = {amount(little)}, in flight were {amount(summary.in_flight_mean)}"

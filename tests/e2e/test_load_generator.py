@@ -226,7 +226,7 @@ def test_a_run_that_is_broken_off_leaves_no_process_and_its_records(server: Scri
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     # What was written is summed up by hand, and is invalid.
     plan = Plan.model_validate_json((tmp_path / "run" / "plan.json").read_text())

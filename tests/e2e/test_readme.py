@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -37,6 +38,18 @@ def run(language: str, code: str) -> str:
     return text
 
 
+def run_under_load(language: str, code: str) -> str:
+    """Where other work makes the generator late, the run says that it proves nothing; then it is made again."""
+    for _ in range(3):
+        try:
+            return run(language, code)
+        except AssertionError as error:
+            if "error: not valid: the generator sent late" not in str(error):
+                raise
+            shutil.rmtree(ROOT / ".run" / "readme-run")
+    pytest.fail("three runs, and the generator was late in all: this machine is too busy for the test")
+
+
 @pytest.fixture
 def port_8080() -> None:
     """The README's port has to be free: it says 8080, and a test must not stop somebody's server."""
@@ -56,13 +69,14 @@ def test_every_block_is_known() -> None:
         ".venv/bin/python",
         ".venv/bin/python",
         ".venv/bin/python",
+        ".venv/bin/python",
         ".venv/bin/torchserve",
     ]
 
 
 @pytest.mark.usefixtures("port_8080")
 def test_the_commands_work() -> None:
-    commands, curl, python, digits, llama, plan, verbs, by_hand, stop = blocks()
+    commands, curl, python, digits, llama, plan, load, verbs, by_hand, stop = blocks()
     assert commands[1].splitlines() == ["make serve", "make test"]
     assert "pytest" in run("bash", "make -n test")
     serve = subprocess.Popen(
@@ -75,6 +89,7 @@ def test_the_commands_work() -> None:
         assert '[{"label":"7"' in run(*digits)  # beside the server on 8080
         assert "data: [DONE]" in run(*llama)
         assert "75 % used" in run(*plan)
+        assert "PASS  digits" in run_under_load(*load)
         assert '"ready": true' in run(*verbs)
     finally:
         if serve.poll() is None:

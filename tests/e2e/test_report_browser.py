@@ -47,9 +47,9 @@ def test_the_report_is_drawn(page: Path, tmp_path: Path, scheme: str, dark: bool
     colours = picture.getcolors(maxcolors=1 << 20)
     assert colours
     assert len(colours) > 100  # text is smoothed, and the charts have their colours
-    count, most = max(colours)
+    count, _ = max(colours, key=lambda colour: colour[0])
     assert count < 0.97 * SIZE[0] * SIZE[1]
-    assert (sum(most) < 3 * 80) is dark
+    assert (picture.convert("L").getpixel((5, 5)) < 80) is dark  # type: ignore[operator]
 
 
 def test_the_browser_lays_out_every_chart(page: Path, tmp_path: Path) -> None:

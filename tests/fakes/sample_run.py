@@ -87,7 +87,7 @@ def sample_run(
         folder=f"/results/{model}",
     )
     measured = stats.measured(records)
-    summary = stats.summarise(measured, load.warmup_s, load.duration_s, load.slo.request_limits(), closed=plan.closed)
+    summary = stats.summarise(records, load.warmup_s, load.duration_s, load.slo.request_limits(), closed=plan.closed)
     found = stats.generator(measured, workers=1, cpu_share=0.42)
     generator = replace(found, lag_p99_ms=found.lag_p99_ms + lag_ms)
     return Run(

@@ -64,11 +64,17 @@ def test_openai_s_bodies() -> None:
 
 def test_what_a_json_payload_says_itself_is_kept() -> None:
     own = Payload("c.json", b'{"prompt": "x", "max_tokens": 3, "model": "other"}', "application/json", 1)
-    assert body(asked("openai-completions", own)) == {"prompt": "x", "max_tokens": 3, "model": "other", "temperature": 0}
+    assert body(asked("openai-completions", own)) == {
+        "prompt": "x",
+        "max_tokens": 3,
+        "model": "other",
+        "temperature": 0,
+    }
 
 
 @pytest.mark.parametrize(
-    "payload", [PIXELS, Payload("d.json", b"[1]", "application/json", 1), Payload("e.json", b"{}", "application/json", 1)]
+    "payload",
+    [PIXELS, Payload("d.json", b"[1]", "application/json", 1), Payload("e.json", b"{}", "application/json", 1)],
 )
 def test_what_has_no_form_in_a_dialect_is_named(payload: Payload) -> None:
     with pytest.raises(ValueError, match=payload.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ def test_it_does_not_matter_where_bytes_are_cut(cuts: list[int], pieces: list[by
     whole = b"".join(pieces)
     places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
     stream = Stream(SSE)
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         stream.feed(whole[start:end], 1.0)
     stream.finish(2.0)
     assert stream.ended

@@ -223,7 +223,7 @@ def test_a_run_of_failures_alone_still_has_a_page() -> None:
 @pytest.mark.parametrize(
     ("load", "words"),
     [
-        (CLASSIFIER_LOAD, "open loop, poisson arrivals, 150 requests/s"),
+        (CLASSIFIER_LOAD, "open loop, Poisson arrivals, 150 requests/s"),
         (STREAM_LOAD, "open loop, gamma arrivals of burstiness 0.5, 9 requests/s"),
         (CLOSED, "closed loop, 8 clients, think time 0 s"),
         (

@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 
 from loadtest import tuned as telling
 from loadtest.candidates import Candidate, key, sample, space
-from loadtest.trials import Answer, Ask, Journal, Question, closed_slo, load_of
-from loadtest.tune import Search, TuneOptions, alone_in, highest_rate, tuned_yaml, with_note
+from loadtest.passport import passport
+from loadtest.plan import Plan, Target
+from loadtest.records import Record
+from loadtest.run import Run
+from loadtest.stats import generator, summarise
+from loadtest.trials import Answer, Ask, Journal, Question, answer_of, closed_slo, link_folder, load_of
+from loadtest.tune import Search, TuneOptions, alone_in, highest_rate, tuned_yaml, with_note, written
 from loadtest.tuned import Tuned, document, explain, rows
+from loadtest.verdict import judge
 from loadtest.yaml_edit import edited
 from model_configs import CONFIGS_DIR
 from model_configs.errors import Failed, KitError
@@ -308,6 +314,93 @@ def test_a_later_note_takes_the_place_of_an_earlier_one() -> None:
     once = with_note(text, "# Tuned on Monday")
     assert once == "# about it\n# Tuned on Monday\nmodel: {}\n# Tuned elsewhere\n"
     assert with_note(once, "# Tuned on Tuesday") == once.replace("Monday", "Tuesday")
+
+
+def test_the_winner_and_its_evidence_are_written(tmp_path: Path) -> None:
+    source = tmp_path / "model_configs" / "minilm.yaml"
+    source.parent.mkdir()
+    text = (CONFIGS_DIR / "minilm.yaml").read_text()
+    source.write_text(text)
+    found = dataclasses.replace(searched(World(by_batches), tmp_path), machine=passport())
+    told = written(found, MINILM, tmp_path, source, into_source=False)
+    assert source.read_text() == text
+    assert Path(told.yaml) == tmp_path / "minilm.yaml"
+    assert key(load_file(tmp_path / "minilm.yaml")) == found.winner.key(MINILM)
+    assert "# Tuned on" in (tmp_path / "minilm.yaml").read_text()
+    assert json.loads((tmp_path / "tune.json").read_text())["winner"]["label"] == found.winner.label
+    assert "| rank |" in (tmp_path / "tune.md").read_text()
+    assert "<svg" in (tmp_path / "tune.html").read_text()
+    assert written(found, MINILM, tmp_path, source, into_source=True).yaml == str(source)
+    assert source.read_text() == (tmp_path / "minilm.yaml").read_text()
+
+
+def test_a_default_that_stays_is_written_as_it_was(tmp_path: Path) -> None:
+    source = CONFIGS_DIR / "digits.yaml"
+    found = dataclasses.replace(searched(World(flat, noise=0), tmp_path, DIGITS), machine=passport())
+    assert not found.improved
+    told = written(found, DIGITS, tmp_path, source, into_source=True)
+    assert Path(told.yaml) == tmp_path / "digits.yaml"
+    assert (tmp_path / "digits.yaml").read_text() == source.read_text()
+    assert "the default stays" in explain(found)[0]
+
+
+def test_a_configuration_that_no_file_holds_is_written_whole(tmp_path: Path) -> None:
+    raw = DIGITS.model_dump(exclude_unset=True)
+    raw["torchserve"]["batchSize"] = 5
+    other = type(DIGITS).model_validate(raw)
+    found = dataclasses.replace(searched(World(flat, noise=0), tmp_path, other), machine=passport())
+    written(found, other, tmp_path, CONFIGS_DIR / "digits.yaml", into_source=False)
+    assert load_file(tmp_path / "digits.yaml").torchserve.batchSize == 5
+
+
+def run_of(records: list[Record], question: Question, slo: Slo) -> Run:
+    load = load_of(question, LoadTest(payloads="x", rate=1.0, warmup_s=0.0, slo=slo))
+    plan = Plan(target=Target(kind="predictions", url="http://x", model="m"), load=load, payloads="x", folder="x")
+    summary = summarise(records, 0.0, load.duration_s, load.slo.request_limits(), closed=plan.closed)
+    health = generator(records, 1, 0.1)
+    return Run(
+        id="x", model="m", plan=plan.model_dump(mode="json"), machine={}, same_machine=True, workload_sha256="",
+        config_sha256=None, archive_sha256=None, locust="", summary=summary, generator=health,
+        verdict=judge(summary, health, load.slo),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["clients", "rate"])
+@pytest.mark.parametrize(("slow_ms", "state"), [(90.0, "pass"), (110.0, "fail")])
+def test_an_answer_says_how_much_was_within_the_slo(kind: Any, slow_ms: float, state: str) -> None:
+    slo = Slo.model_validate({"e2e_sched_ms": {"p95": 100.0}})
+    times = [place / 50 for place in range(200)]
+    records = [
+        Record(place, 0, "measure", "x", at, at, slow_ms if place % 4 == 0 else 10.0, status=200)
+        for place, at in enumerate(times)
+    ]
+    answer = answer_of(run_of(records, Question(kind, 50, 4.0, 0), slo), records, 7.0, 6.0, "runs/a")
+    assert answer.state == state
+    assert answer.goodput_per_s == (50.0 if slow_ms < 100 else 37.5)
+    assert answer.latency_ms == pytest.approx(slow_ms)
+    assert (answer.start_s, answer.took_s, answer.folder, answer.problem) == (7.0, 6.0, "runs/a", "")
+
+
+def test_failures_are_told_in_words() -> None:
+    slo = Slo.model_validate({"e2e_sched_ms": {"p95": 100.0}})
+    records = [
+        Record(place, 0, "measure", "x", place / 50, place / 50, 10.0, error="refused", detail="503: queue full")
+        for place in range(200)
+    ]
+    answer = answer_of(run_of(records, Question("rate", 50, 4.0, 0), slo), records, 0.0, 0.0, "")
+    assert (answer.error_rate, answer.goodput_per_s, answer.state) == (1.0, 0.0, "fail")
+    assert answer.problem == "200 of 200 refused: 503: queue full"
+
+
+def test_artefacts_are_linked_once(tmp_path: Path) -> None:
+    source = tmp_path / "a" / "minilm-0123"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "encoder.pt2").write_bytes(b"x")
+    target = tmp_path / "b" / "c" / "minilm-0123"
+    for _ in range(2):
+        link_folder(source, target)
+        assert (target / "deep" / "encoder.pt2").samefile(source / "deep" / "encoder.pt2")
+    assert [each.name for each in target.parent.iterdir()] == ["minilm-0123"]
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path: Path) -> None:
