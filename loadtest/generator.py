@@ -57,6 +57,7 @@ class Shift:
         self._order = list(range(len(self._calls)))
         random.Random(plan.load.seed).shuffle(self._order)
         folder = Path(plan.folder)
+        folder.mkdir(parents=True, exist_ok=True)  # on a host of its own
         self._file: TextIO = (folder / f"requests.{worker}.jsonl").open("w")
         self._note = folder / f"worker.{worker}.json"
         self._process = psutil.Process()

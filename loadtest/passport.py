@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from typing import Any
 
@@ -26,7 +27,7 @@ def passport() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": _commit(),
     }
 
@@ -44,7 +45,17 @@ def _cpu_name() -> str:
     return f"{cpu_model()} ({' '.join(features)})"
 
 
+def _version(package: str) -> str | None:
+    """None on a machine that only makes load."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     result = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -115,9 +115,11 @@ def read(folder: Path) -> list[Record]:
 
 def merge(folder: Path, records: Iterable[Record]) -> None:
     """Write the records into one compressed file, and remove the shards."""
-    with gzip.GzipFile(folder / MERGED, "wb", mtime=0) as file:
+    unfinished = folder / f"{MERGED}.part"
+    with gzip.GzipFile(unfinished, "wb", mtime=0) as file:
         for record in records:
             file.write(record.line().encode() + b"\n")
+    unfinished.replace(folder / MERGED)
     for shard in folder.glob(SHARDS):
         shard.unlink()
 
@@ -127,9 +129,11 @@ def _lines(folder: Path) -> Iterator[str]:
     if merged.exists():
         with gzip.open(merged, "rt") as file:
             yield from file
+        return
     for shard in sorted(folder.glob(SHARDS)):
         with shard.open() as file:
-            yield from file
+            # A worker that was killed may have left half a line.
+            yield from (line for line in file if line.endswith("\n"))
 
 
 def _rounded(name: str, value: Any) -> Any:

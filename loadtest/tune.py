@@ -353,7 +353,7 @@ class Search:
                 long = round(max(2 * seconds, self._long_enough(rate)), 1)
                 return OUTCOMES[ask(Question("rate", rate, long, self.options.seed + before, before)).state]
 
-            held = highest_rate(step, start)
+            held = highest_rate(step, round(start, 1))
         self._trials[candidate] = replace(trial, held_per_s=held)
         self._say(f"final: {candidate.label} holds the SLO up to {held:.1f} requests/s")
         return held

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from loadtest import charts, passport
 from loadtest.candidates import Candidate
 from loadtest.trials import Answer
+from loadtest.yaml_edit import flow
 
 SCHEMA = "servekit.tune/1"
 Objective = Literal["rate", "latency"]
@@ -168,7 +169,7 @@ def markdown(tuned: Tuned) -> str:
     lines += ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
     lines += ["| " + " | ".join("–" if value is None else str(value) for value in row.values()) + " |" for row in table]
     if tuned.winner.overrides:
-        lines += ["", "```yaml", *(f"{path}: {value}" for path, value in tuned.winner.overrides), "```"]
+        lines += ["", "```yaml", *(f"{path}: {flow(value)}" for path, value in tuned.winner.overrides), "```"]
     for duel in tuned.duels:
         lines += ["", f"Default against {duel.challenger.label} at {duel.rate:.1f} requests/s:", ""]
         lines += [f"- {_side(pair.default)} | {_side(pair.challenger)}" for pair in duel.pairs]

@@ -146,7 +146,7 @@ def test_the_key_knows_settings_not_spellings() -> None:
 
 
 def test_an_axis_of_a_large_machine_is_thinned_by_its_seed() -> None:
-    once, again, other = space(MINILM, 128, 0), space(MINILM, 128, 0), space(MINILM, 128, 1)
-    assert once == again
-    assert once[0] == other[0] == Candidate()
+    once = space(DIGITS, 512, 0)
+    assert once == space(DIGITS, 512, 0)
+    assert once[0] == Candidate()
     assert len(once) <= 5001

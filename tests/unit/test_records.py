@@ -120,3 +120,16 @@ def test_the_merged_file_is_the_same_whenever_it_is_written(tmp_path: Path) -> N
 
 def test_a_folder_without_records_has_none(tmp_path: Path) -> None:
     assert records.read(tmp_path) == []
+
+
+def test_half_a_line_of_a_worker_that_was_killed_is_left_out(tmp_path: Path) -> None:
+    whole = Record(0, 0, "measure", "p", 0.0, 0.0, 5.0)
+    (tmp_path / "requests.0.jsonl").write_text(f"{whole.line()}\n{whole.line()[:20]}")
+    assert records.read(tmp_path) == [whole]
+
+
+def test_shards_that_a_crash_left_beside_the_merged_file_are_not_counted_twice(tmp_path: Path) -> None:
+    whole = Record(0, 0, "measure", "p", 0.0, 0.0, 5.0)
+    records.merge(tmp_path, [whole])
+    (tmp_path / "requests.0.jsonl").write_text(f"{whole.line()}\n")
+    assert records.read(tmp_path) == [whole]

@@ -381,6 +381,21 @@ def test_an_answer_says_how_much_was_within_the_slo(kind: Any, slow_ms: float, s
     assert (answer.start_s, answer.took_s, answer.folder, answer.problem) == (7.0, 6.0, "runs/a", "")
 
 
+@pytest.mark.parametrize(("lag_ms", "state"), [(5.0, "pass"), (60.0, "pass"), (95.0, "invalid")])
+def test_a_late_generator_spoils_only_what_did_not_hold(lag_ms: float, state: str) -> None:
+    """Answers that take 10 ms, counted from when they should have been sent; the limit is 100."""
+    slo = Slo.model_validate({"e2e_sched_ms": {"p95": 100.0}})
+    records = [
+        Record(place, 0, "measure", "x", place / 50, place / 50 + lag_ms / 1e3, 10.0, status=200)
+        for place in range(200)
+    ]
+    run = run_of(records, Question("rate", 50, 4.0, 0), slo)
+    assert run.verdict.state == ("pass" if lag_ms < 10 else "invalid")
+    answer = answer_of(run, records, 0.0, 0.0, "")
+    assert answer.state == state
+    assert ("sent late" in answer.problem) == (lag_ms > 10), "and it is told"
+
+
 def test_failures_are_told_in_words() -> None:
     slo = Slo.model_validate({"e2e_sched_ms": {"p95": 100.0}})
     records = [
