@@ -205,8 +205,8 @@ def run_sweep(
 
     A sweep that was broken off goes on: steps whose folders hold a run of the same plan are read, not made again.
     price: US dollars an hour and what for. say: gets a line for each step.
-    Raises KitError for a load that has no rate to set or too low a one, or a folder of another sweep; Invalid for a step that cannot
-    be judged for too few answers; Failed when Locust fails.
+    Raises KitError for a load that has no rate to set or too low a one, or a folder of another sweep; Invalid for a
+    step that cannot be judged for too few answers; Failed when Locust fails.
     """
     if load.arrivals in ("closed", "ramp", "trace"):
         raise KitError(f"a sweep sets the rate, which arrivals: {load.arrivals} has not", "--arrivals poisson")

@@ -120,7 +120,8 @@ class Journal:
 def foundation(config: AnyModelConfig, load: LoadTest) -> dict[str, Any]:
     """What every answer depends on besides the candidate: model, code, load and machine. Raises KitError."""
     weights = assets.find_weights(config)
-    code = [HANDLERS_DIR / config.model.handler, *sorted((HANDLERS_DIR / "servekit").rglob("*.py"))]
+    package = HANDLERS_DIR / "servekit"
+    code = [HANDLERS_DIR / config.model.handler, *sorted([*package.rglob("*.py"), *package.rglob("*.cpp")])]
     card = passport.passport()
     return {
         "model": config.model.model_dump(mode="json"),

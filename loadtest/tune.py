@@ -10,7 +10,6 @@ Knows nothing of TorchServe and Locust: trials.py asks them.
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import time
 from collections import Counter
@@ -19,12 +18,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from deploy import local
-from loadtest import passport, trials, tuned
+from loadtest import passport, trials, winner
 from loadtest.candidates import Candidate, combine, key, sample, space
-from loadtest.halving import NOISE, Round, Schedule, affordable, halving
+from loadtest.halving import NOISE, Round, Schedule, affordable, halving, ranked
 from loadtest.percentiles import needed_for
 from loadtest.search import Found, Outcome, search
 from loadtest.serving import PORT
@@ -32,18 +29,16 @@ from loadtest.stats import SHARES
 from loadtest.sweep import MIN_TIMEOUT_S, TIMEOUT_OF_LIMIT
 from loadtest.trials import Answer, Ask, Bench, Journal, Question, ServerBench
 from loadtest.tuned import Duel, Objective, Pair, Trial, Tuned, document, effects, explain, rows
-from loadtest.yaml_edit import edited
 from model_configs import CONFIGS_DIR
 from model_configs.errors import Failed, KitError
 from model_configs.loadtest import LoadTest, Slo
-from model_configs.schema import AnyModelConfig, load_file
+from model_configs.schema import AnyModelConfig
 from printing import err
 from servekit.cpus import read_machine
 
 __all__ = ["TuneOptions", "Tuned", "document", "explain", "rows", "tune"]
 
 RESULTS = Path(__file__).parent / "results" / "tune"
-DOCUMENT_FILE, WORDS_FILE, PAGE_FILE = "tune.json", "tune.md", "tune.html"
 RUNS_FOLDER = "runs"
 FINALISTS = 3
 """The default among them."""
@@ -54,7 +49,6 @@ WARMUP_S = 1.0
 DUEL_S = 10.0
 PAIRS = 3
 MOST_DUELS = 2
-NOTE = "# Tuned on"
 JOB_QUEUE_SIZE = 100
 """TorchServe's own, when the YAML names none."""
 FIRST_CLIENTS = 4
@@ -116,24 +110,7 @@ def tune(config: AnyModelConfig, slo: Slo | None, options: TuneOptions) -> Tuned
         found = search.run()
     found = replace(found, machine=passport.passport(), foundation=foundation)
     shutil.rmtree(folder / trials.STORE_FOLDER, ignore_errors=True)
-    return written(found, config, folder, CONFIGS_DIR / f"{config.model.name}.yaml", into_source=options.write)
-
-
-def written(found: Tuned, config: AnyModelConfig, folder: Path, source: Path, *, into_source: bool) -> Tuned:
-    """Write the winner's YAML and the evidence into folder. source: the model's own YAML, if there is one.
-
-    into_source: the winner goes there as well, when it is better than what stands there. Raises OSError.
-    """
-    text, target = _yaml(found, config, source, folder), folder / f"{config.model.name}.yaml"
-    target.write_text(text)
-    if into_source and found.improved:
-        target = source
-        target.write_text(text)
-    found = replace(found, yaml=str(target))
-    (folder / DOCUMENT_FILE).write_text(json.dumps(document(found), indent=2) + "\n")
-    (folder / WORDS_FILE).write_text(tuned.markdown(found))
-    (folder / PAGE_FILE).write_text(tuned.page(found))
-    return found
+    return winner.written(found, config, folder, CONFIGS_DIR / f"{config.model.name}.yaml", into_source=options.write)
 
 
 class Search:
@@ -194,8 +171,8 @@ class Search:
             f"{more}, less what the journal remembers"
         )
         best = self._halve(chosen, plan, finalists, questions, self._began + budget_s - final_s)
-        winner = self._final(default, [each for each in best if each != default], questions)
-        return self._tuned(winner, len(everything), plan, questions)
+        taken = self._final(default, [each for each in best if each != default], questions)
+        return self._tuned(taken, len(everything), plan, questions)
 
     def _first_questions(self, ask: Callable[[Question], Answer]) -> list[Question]:
         """What every candidate is asked in the first round: runs that are long enough for the SLO's percentile."""
@@ -333,8 +310,9 @@ class Search:
         else:
             held = self._held(default, questions[0].seconds)
             found = [(candidate, self._held(candidate, questions[0].seconds)) for candidate in others]
-            better = sorted((each for each in found if each[1] > held * (1 + NOISE)), key=lambda each: -each[1])
-            contenders = [(candidate, _between(held, rate)) for candidate, rate in better]
+            better = {candidate: rate for candidate, rate in found if rate > held * (1 + NOISE)}
+            simplest_first = sorted(better, key=lambda candidate: len(candidate.overrides))
+            contenders = [(each, _between(held, better[each])) for each in ranked(better, simplest_first)]
         for candidate, rate in contenders[:MOST_DUELS]:
             duel = self._duel(default, candidate, rate)
             self._duels.append(duel)
@@ -361,6 +339,7 @@ class Search:
     def _duel(self, default: Candidate, challenger: Candidate, rate: float) -> Duel:
         """Pairs of runs, each on a server of its own, since starts differ too; the first lost pair ends it."""
         pairs: list[Pair] = []
+        about = challenger.key(self.config)
         seconds = max(DUEL_S, self._long_enough(rate))
         while len(pairs) < PAIRS and all(pair.won for pair in pairs):
             number = len(pairs) + 1
@@ -369,7 +348,7 @@ class Search:
             answers = []
             for candidate in (default, challenger):
                 self._note(f"{where}: {candidate.label}")
-                with self._asking(candidate, f"pair {number}") as ask:
+                with self._asking(candidate, f"pair {number} with {about}") as ask:
                     answers.append(self._valid(ask, question))
             pairs.append(Pair(answers[0], answers[1], self._wins(answers[0], answers[1])))
             self._say(f"{where}: default {self._in_words(answers[0])}; {challenger.label} {self._in_words(answers[1])}")
@@ -381,7 +360,7 @@ class Search:
         return ask(replace(question, repeat=-question.repeat)) if answer.state == "invalid" else answer
 
     def _wins(self, default: Answer, challenger: Answer) -> bool:
-        if challenger.state in ("invalid", "dead"):
+        if "dead" in (default.state, challenger.state) or challenger.state == "invalid":
             return False
         if default.state == "invalid":
             # Overload by the default leaves no CPU for a generator on the same machine. That the challenger holds the
@@ -426,11 +405,11 @@ class Search:
 
             yield answer
 
-    def _tuned(self, winner: Candidate, total: int, plan: Schedule, questions: Sequence[Question]) -> Tuned:
+    def _tuned(self, taken: Candidate, total: int, plan: Schedule, questions: Sequence[Question]) -> Tuned:
         best = sorted(
             self._trials.values(),
             key=lambda trial: (
-                trial.candidate != winner,
+                trial.candidate != taken,
                 -(trial.held_per_s if trial.held_per_s is not None else -1.0),
                 -len(trial.scores),
                 -trial.scores[-1],
@@ -446,7 +425,7 @@ class Search:
             rounds=plan.rounds,
             trials=tuple(best),
             duels=tuple(self._duels),
-            winner=winner,
+            winner=taken,
             seed=self.options.seed,
             took_s=round(self._clock() - self._began, 1),
             measured=self._asked["measured"],
@@ -482,46 +461,6 @@ def highest_rate(ask: Callable[[float, int], Outcome], start: float) -> float:
         except StopIteration as stop:
             found: Found = stop.value
             return found.rate or 0.0
-
-
-def tuned_yaml(text: str, config: AnyModelConfig, winner: Candidate, check: Callable[[str], AnyModelConfig]) -> str:
-    """The YAML with the winner's keys, every comment kept; without comments where that does not read back right.
-
-    config: what text holds. check: reads a YAML's text.
-    """
-    wanted = winner.apply(config)
-    try:
-        changed = edited(text, dict(winner.overrides))
-        if check(changed).model_dump() == wanted.model_dump():
-            return changed
-    except (KitError, ValueError, yaml.YAMLError):
-        pass  # a spelling that the edit did not understand
-    return yaml.safe_dump(wanted.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-
-
-def _yaml(found: Tuned, config: AnyModelConfig, source: Path, folder: Path) -> str:
-    """The winner's YAML: the model's own with other values, or one of its own where that is not what was searched."""
-    draft = folder / "draft.yaml"
-
-    def check(text: str) -> AnyModelConfig:
-        draft.write_text(text)
-        return load_file(draft)
-
-    try:
-        if source.exists() and key(own := load_file(source)) == key(config):
-            text = tuned_yaml(source.read_text(), own, found.winner, check)
-        else:
-            text = tuned_yaml("", config, found.winner, check)
-    finally:
-        draft.unlink(missing_ok=True)
-    return with_note(text, f"{NOTE} {passport.passport()['date']}: {tuned.headline(found)}") if found.improved else text
-
-
-def with_note(text: str, note: str) -> str:
-    """The YAML with a comment before its first key, instead of one that an earlier search left."""
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith(NOTE)]
-    place = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return "".join([*lines[:place], f"{note}\n", *lines[place:]])
 
 
 def _between(held: float, better: float) -> float:

@@ -34,7 +34,7 @@ def a_load(**changes: Any) -> LoadTest:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RESAMPLES", 100)
+    monkeypatch.setattr(module, "RESAMPLES", 200)
 
 
 @pytest.fixture
@@ -305,6 +305,23 @@ def test_a_weighed_percentile_is_that_of_the_values_written_out(
     written = sorted(value for value, cell in placed for _ in range(weights[cell]))
     found = Weighed(placed, 5).percentile(share, weights)
     assert found == (pytest.approx(interpolated(written, share)) if written else None)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_intervals_hold_together_however_many_metrics_there_are(seed: int, metrics: int) -> None:
+    chooser = random.Random(seed)
+    found: list[list[float | None]] = [[chooser.gauss(0, 1) for _ in range(200)] for _ in range(metrics)]
+    tail = module._joint_tail(found)
+    ends = [(sorted(each)[int(tail * 200)], sorted(each)[-1 - int(tail * 200)]) for each in found]  # type: ignore[type-var]
+    inside = sum(all(a <= v <= b for v, (a, b) in zip(row, ends, strict=True)) for row in zip(*found, strict=True))  # type: ignore[operator]
+    assert 0.85 <= inside / 200 <= 1.0
+    assert tail <= 0.03
+
+
+def test_metrics_that_move_together_cost_nothing() -> None:
+    alone: list[float | None] = [float(value) for value in range(1000)]
+    assert module._joint_tail([alone] * 8) == module._joint_tail([alone]) == pytest.approx(0.025, abs=0.002)
+    assert module._joint_tail([[0.0] * 1000, alone]) == module._joint_tail([alone])
 
 
 @given(st.floats(min_value=5.0, max_value=1e5))

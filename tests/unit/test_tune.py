@@ -21,9 +21,10 @@ from loadtest.records import Record
 from loadtest.run import Run
 from loadtest.stats import generator, summarise
 from loadtest.trials import Answer, Ask, Journal, Question, answer_of, closed_slo, link_folder, load_of
-from loadtest.tune import Search, TuneOptions, alone_in, highest_rate, tuned_yaml, with_note, written
+from loadtest.tune import Search, TuneOptions, alone_in, highest_rate
 from loadtest.tuned import Tuned, document, explain, rows
 from loadtest.verdict import judge
+from loadtest.winner import tuned_yaml, with_note, written
 from loadtest.yaml_edit import edited
 from model_configs import CONFIGS_DIR
 from model_configs.errors import Failed, KitError
