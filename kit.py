@@ -146,8 +146,6 @@ def serve(
         render.write(local.options_for(options, served), folder)
         out.print(" ".join(local.command(options, served, folder)))
         return
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
     for line in cpus.start_lines(served):
         err.print(line)
     started = time.monotonic()
@@ -380,4 +378,7 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Verbs that run a server stop it on their way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
     sys.exit(run(sys.argv[1:]))

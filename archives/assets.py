@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from model_configs import HANDLERS_DIR, ROOT
 from model_configs.errors import Failed, KitError
@@ -43,6 +44,19 @@ BUILDERS = {
     "llama_handler.py": (
         "servekit.generation.build",
         ("servekit/generation/build.py", "servekit/engines/kernels.*", "servekit/engines/llama.py", *SHARED_SOURCES),
+    ),
+}
+# Settings that say how a worker serves and leave its golden answer and artefacts as they are. Whoever tries them out,
+# as `kit.py tune` does, compiles nothing anew.
+SERVING_ONLY: dict[str, dict[str, Any]] = {
+    "embedding_handler.py": {
+        **dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding", "max_texts_per_request"), True),
+        "warmup": True,
+        "compile": {"batch_buckets", "length_buckets"},
+    },
+    "classifier_handler.py": dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding"), True),
+    "llama_handler.py": dict.fromkeys(
+        ("threads", "pinning", "max_request_bytes", "max_batch", "prefill_chunk", "heartbeat_s"), True
     ),
 }
 # torchao quantises when an archive is built. It stands beside the environment, for builders alone: a worker that finds
@@ -102,20 +116,13 @@ def model_files(folder: Path, config: AnyModelConfig) -> list[Path]:
 def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     """The folder with what this handler's builder makes (golden.json, compiled artefact), built once for each input.
 
-    cache: where such folders are kept; the key is everything that the outcome depends on. Takes about 35 s the first
-    time with compile.mode aot, nothing after that. Raises Failed with the builder's own words.
+    cache: where such folders are kept, by prepared_key. Takes about 35 s the first time with compile.mode aot, nothing
+    after that. Raises Failed with the builder's own words.
     """
-    program, sources = BUILDERS[config.model.handler]
+    program, _ = BUILDERS[config.model.handler]
     settings = config.resolved_handler.model_dump_json(exclude_unset=True)
-    parts = [program, settings, json.dumps(fingerprint.machine(), sort_keys=True)]
-    parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, config)]
-    parts += [
-        f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
-    ]
     calibration = calibration_folder(config)
-    if calibration:
-        parts += [f"{p.name}:{fingerprint.file_sha256(p)}" for p in sorted(calibration.rglob("*.*"))]
-    done = cache / f"{config.model.name}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:KEY_LENGTH]}"
+    done = cache / f"{config.model.name}-{prepared_key(config, weights)}"
     if done.is_dir():
         return done
     _require_tools(config)
@@ -142,6 +149,20 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
             out.rename(done)
     prune(cache, config.model.name)
     return done
+
+
+def prepared_key(config: AnyModelConfig, weights: Path) -> str:
+    """Of everything that the outcome of prepare depends on."""
+    program, sources = BUILDERS[config.model.handler]
+    kept = config.resolved_handler.model_dump_json(exclude=SERVING_ONLY[config.model.handler])
+    parts = [program, kept, json.dumps(fingerprint.machine(), sort_keys=True)]
+    parts += [f"{p}:{fingerprint.file_sha256(weights / p)}" for p in model_files(weights, config)]
+    parts += [
+        f"{p.name}:{fingerprint.file_sha256(p)}" for pattern in sources for p in sorted(HANDLERS_DIR.glob(pattern))
+    ]
+    if calibration := calibration_folder(config):
+        parts += [f"{p.name}:{fingerprint.file_sha256(p)}" for p in sorted(calibration.rglob("*.*"))]
+    return hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:KEY_LENGTH]
 
 
 def prune(cache: Path, name: str) -> None:

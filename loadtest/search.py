@@ -84,8 +84,9 @@ def search(
 
 
 def most_probes(start_rate: float, highest: float, tolerance: float = 0.05, confirmations: int = 2) -> int:
-    """Steps to an edge below `highest` when no answer is taken back."""
-    doublings = max(1, math.ceil(abs(math.log2(highest / start_rate)))) + 1
+    """Steps to find that `highest` is the highest rate that holds, when no answer is taken back."""
+    _, exponent = math.frexp(highest / start_rate)  # exact, where a logarithm may round over a power of 2
+    doublings = exponent + 1 if highest >= start_rate else 2 - exponent
     bisections = max(0, math.ceil(math.log2(math.log(2) / math.log1p(tolerance))))
     return doublings + bisections + 1 + confirmations
 

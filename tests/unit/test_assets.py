@@ -95,3 +95,25 @@ def test_what_was_prepared_long_ago_is_removed(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (age, age))
     assets.prune(tmp_path, "minilm")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "compiles_anew"),
+    [
+        ({"threads": 1, "pinning": "off", "max_padding": 0.3, "warmup": {"batch_sizes": [1]}}, False),
+        ({"compile": {"batch_buckets": [1]}}, False),
+        ({"compile": {"mode": "eager"}}, True),
+        ({"pooling": "cls"}, True),
+        ({"max_batch_texts": 16, "warmup": {"batch_sizes": [1]}}, True),
+    ],
+)
+def test_settings_of_serving_alone_leave_artefacts_as_they_are(
+    minilm: AnyModelConfig, minilm_weights: Path, change: dict[str, Any], compiles_anew: bool
+) -> None:
+    keys = [
+        assets.prepared_key(
+            minilm.model_copy(update={"handler": EmbeddingSettings.model_validate(each)}), minilm_weights
+        )
+        for each in ({}, change)
+    ]
+    assert (keys[0] != keys[1]) is compiles_anew

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest import lab, records, sweep
@@ -48,6 +48,8 @@ def edge(rate: float) -> Answer:
 
 
 @given(st.floats(1.0, 100.0), st.floats(1 / 60, 200.0))
+@example(1.0, 2.0)  # the edge is a rate that doubling asks
+@example(1.0, 0.5)
 def test_an_edge_is_found_within_the_tolerance_and_confirmed_twice(start: float, factor: float) -> None:
     found, asked = driven(start, edge(start * factor))
     assert found.ended == "found"
