@@ -124,7 +124,8 @@ class HttpClient:
                 answer.headers_s = time.perf_counter()
                 answer.status = reply.status
                 self._read(reply, call, answer, deadline_s)
-            if reply.will_close:
+            if reply.will_close or reply.status >= 400:
+                # TorchServe ends the connection behind a 4xx without saying so; the next request would race with that.
                 self.close()
         except Wrong as wrong:
             answer.error, answer.detail = wrong.kind, str(wrong)

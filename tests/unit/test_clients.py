@@ -61,15 +61,20 @@ def test_a_connection_is_kept_from_request_to_request(server: Scripted) -> None:
 def test_a_connection_that_the_server_closed_meanwhile_is_opened_again() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
+    received = bytearray()
+
     def serve_one_a_connection(listener: socket.socket) -> None:
         for _ in range(2):
             wire, _ = listener.accept()
-            wire.recv(65536)
+            # All of the request: a socket that is closed with bytes unread resets its connection.
+            while not received.endswith(b"hello"):
+                received.extend(wire.recv(65536))
+            received.clear()
             wire.sendall(answer)
             wire.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve_one_a_connection, args=(listener,))
+        thread = threading.Thread(target=serve_one_a_connection, args=(listener,), daemon=True)
         thread.start()
         asker = HttpClient(f"http://127.0.0.1:{listener.getsockname()[1]}", Token(None))
         assert asker.send(whole("x"), 5.0).error is None
@@ -77,7 +82,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_opened_again() -> None
         asker._connection.sock.settimeout(5)  # type: ignore[union-attr]
         assert asker._connection.sock.recv(1, socket.MSG_PEEK) == b""  # type: ignore[union-attr]
         assert asker.send(whole("x"), 5.0).error is None
-        thread.join()
+        thread.join(5)
         asker.close()
 
 
