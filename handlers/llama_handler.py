@@ -33,6 +33,7 @@ from servekit.metrics import (
     QUEUE,
     RECOMPILES,
     REFUSED,
+    SERVED,
     TOKENIZE,
     TOKENS_IN,
     TOKENS_OUT,
@@ -169,6 +170,7 @@ class LlamaHandler:
     def postprocess(self, session: Session) -> None:
         """Count what a request came to."""
         self.metrics.observe(TOKENS_OUT, session.tokens)
+        self.metrics.observe(SERVED, session.seconds)
         if session.failed:
             self.metrics.observe(FAILED, 1)
         if session.first_token_s is not None:

@@ -1,8 +1,8 @@
 """Clients of one connection each: they send a request, read its answer as it comes and take the times.
 
 http.client, since its read1 returns what has come instead of waiting for a block to fill, and costs a quarter of
-what requests does (docs/decisions/0013-load-lab.md); boto3 for SageMaker. Both work in threads and in Locust's greenlets.
-No retries: a failure is a result. Knows nothing of timetables.
+what requests does (docs/decisions/0013-load-lab.md); boto3 for SageMaker. Both work in threads and in Locust's
+greenlets. No retries: a failure is a result. Knows nothing of timetables.
 """
 
 from __future__ import annotations

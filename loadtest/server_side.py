@@ -6,6 +6,8 @@ What the counters cover, in TorchServe 0.12.0 (RestJob.java, BatchAggregator.jav
 - ts_inference_latency_microseconds runs from there until the worker's answer (a stream's last), so the queue is in it;
 - both, and the histogram QueueTime, get a value for each request that a worker answered, and for no other;
 - PredictionTime gets one for each call of the handler (service.py).
+Under continuous batching a request is "taken" anew in every round, so that the queue's counter ends with the last one
+(ContinuousBatching.java): there the worker's own histogram of its requests' times, servekit_request_seconds, is read.
 Knows nothing of reports, and of load only the records.
 """
 
@@ -20,6 +22,7 @@ from deploy.client import Unreachable
 from deploy.local import Server
 from loadtest.records import Record
 from loadtest.run import ServerSide
+from servekit.metrics import SERVED
 
 SAMPLE = re.compile(r"^(?P<name>[A-Za-z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+\d+)?$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -47,6 +50,10 @@ class Samples:
     """Calls of the handler; None when PredictionTime is no histogram, which keeps only the last."""
     failed: float
     """Answers with a 5xx of the whole server."""
+    served: float = 0.0
+    """Text generations that have ended in a worker."""
+    served_us: float = 0.0
+    """From the worker's first sight of them to their end, together."""
 
 
 def scrape(server: Server, model: str) -> Samples:
@@ -75,6 +82,8 @@ def samples(text: str, model: str) -> Samples:
         queue_us=total("ts_queue_latency_microseconds", model_name=model),
         calls=total("PredictionTime_count", ModelName=model) if has_calls or not is_gauge else None,
         failed=total("Requests5XX"),
+        served=total(f"{SERVED.name}_count", ModelName=model),
+        served_us=1e6 * total(f"{SERVED.name}_sum", ModelName=model),
     )
 
 
@@ -96,7 +105,7 @@ def split(
     """The measured phase's mean latency in four parts; None when nothing was answered or the server was started anew.
 
     records: of the measured phase. closed: without intended times, so without a client queue. continuous: calls of
-    the handler are steps of a generation, not batches.
+    the handler are steps of a generation, not batches; what the rounds themselves cost is part of the queue's time.
     The server counts what it answered between the two readings, the client what was intended between them: at a rate
     that holds these are the same requests but for the edges. Where they are not, and the server's parts come out
     longer than the whole, network_ms is 0 and not negative.
@@ -105,17 +114,21 @@ def split(
     requests = after.requests - before.requests
     alone = after.requests_of_all - before.requests_of_all == requests
     answered = after.answered_by_all - before.answered_by_all if alone else requests
+    served = after.served - before.served
     calls = None if continuous or after.calls is None or before.calls is None else after.calls - before.calls
-    if not good or requests < 0 or answered <= 0:
+    if not good or requests < 0 or answered <= 0 or (continuous and served <= 0):
         return None
     client_ms = 0.0 if closed else fmean(record.lag_ms for record in good)
-    queue_ms = (after.queue_us - before.queue_us) / answered / 1e3
-    handler_ms = (after.latency_us - before.latency_us) / answered / 1e3 - queue_ms
+    server_ms = (after.latency_us - before.latency_us) / answered / 1e3
+    if continuous:
+        handler_ms = min(server_ms, (after.served_us - before.served_us) / served / 1e3)
+    else:
+        handler_ms = server_ms - (after.queue_us - before.queue_us) / answered / 1e3
     whole_ms = client_ms + fmean(record.e2e_ms for record in good)
     return ServerSide(
         client_queue_ms=client_ms,
-        network_ms=max(0.0, whole_ms - client_ms - queue_ms - handler_ms),
-        queue_ms=queue_ms,
+        network_ms=max(0.0, whole_ms - client_ms - server_ms),
+        queue_ms=server_ms - handler_ms,
         handler_ms=handler_ms,
         requests=round(requests),
         batches=round(calls) if calls else None,

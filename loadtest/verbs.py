@@ -45,6 +45,8 @@ Processes = Annotated[int, typer.Option(help="Load generator processes.", min=1)
 Out = Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Else a new folder of loadtest/results.")]
 Price = Annotated[float | None, typer.Option(help="US dollars an hour; else the YAML's deploy.price_per_hour.")]
 Basis = Annotated[str, typer.Option(help="What that price is of.")]
+FIRST_RATE = 10.0
+"""A sweep's, when neither option nor YAML names one."""
 
 
 @app.command()
@@ -98,7 +100,7 @@ def loadtest(
 @app.command()
 def sweep(
     name: ModelName,
-    start: Annotated[float, typer.Option("--from", help="Requests a second to begin with.")] = 10.0,
+    start: Annotated[float | None, typer.Option("--from", help="Requests/s at first, else the YAML's rate.")] = None,
     tolerance: Annotated[float, typer.Option(help="How near to the limit: a share of the rate.")] = 0.05,
     target: Target = None,
     payloads: Payloads = None,
@@ -117,12 +119,14 @@ def sweep(
     """Find the highest rate at which a model holds its SLO: doubling, then bisection, the answer confirmed twice."""
     given = {"target": target, "payloads": payloads, "slo": options.slo_of(slo or []), "seed": seed}
     config = _configured(name, given)
+    load = _load(config)
     folder = to or conclude.new_folder(conclude.RESULTS, f"{name}-sweep")
     price = (price_per_hour, price_basis) if price_per_hour else None
     with _endpoint(config, host, port, token_file, region) as served:
         found = sweeping.run_sweep(
-            served, _load(config), folder, start, tolerance=tolerance, processes=processes, price=price, say=err.print
-        )
+            served, load, folder, start or load.rate or FIRST_RATE,
+            tolerance=tolerance, processes=processes, price=price, say=err.print,
+        )  # fmt: skip
     lines = sweeping.in_words(found)
     for line in lines:
         out.print(line)

@@ -31,6 +31,7 @@ TEXTS = Metric("servekit_texts_total", "counter", "Count")
 ITEMS = Metric("servekit_items_total", "counter", "Count")
 TRUNCATED = Metric("servekit_truncated_texts_total", "counter", "Count")
 REFUSED = Metric("servekit_refused_requests_total", "counter", "Count")
+SERVED = Metric("servekit_request_seconds", "histogram", "Seconds")
 TTFT = Metric("servekit_time_to_first_token_seconds", "histogram", "Seconds")
 TPOT = Metric("servekit_time_per_output_token_seconds", "histogram", "Seconds")
 QUEUE = Metric("servekit_slot_wait_seconds", "histogram", "Seconds")
@@ -44,7 +45,7 @@ FAILED = Metric("servekit_failed_requests_total", "counter", "Count")
 
 MODEL_METRICS = (
     *(TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED),
-    *(TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, RECOMPILES, FAILED),
+    *(SERVED, TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, RECOMPILES, FAILED),
 )
 
 

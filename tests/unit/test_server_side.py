@@ -33,6 +33,8 @@ ts_inference_latency_microseconds{model_name="digits",model_version="1.0",hostna
 ts_inference_latency_microseconds{model_name="digits",model_version="default",hostname="vm",} 376253.63200000004
 ts_queue_latency_microseconds{model_name="digits",model_version="1.0",hostname="vm",} 1679.25
 ts_queue_latency_microseconds{model_name="digits",model_version="default",hostname="vm",} 5.5684961999E4
+servekit_request_seconds_count{ModelName="digits",Level="Model",Hostname="vm",} 4.0
+servekit_request_seconds_sum{ModelName="digits",Level="Model",Hostname="vm",} 0.5
 QueueTime_count{Level="Host",Hostname="vm",} 31.0
 QueueTime_sum{Level="Host",Hostname="vm",} 44.0
 """
@@ -45,7 +47,7 @@ def record(e2e_ms: float, *, lag_ms: float = 0, error: str | None = None) -> Rec
 
 def test_a_models_counters_are_summed_over_its_versions() -> None:
     found = astuple(samples(REAL, "digits"))
-    assert found == pytest.approx((31, 36, 31, 392_513.399, 57_364.211961, 20, 2042))
+    assert found == pytest.approx((31, 36, 31, 392_513.399, 57_364.211961, 20, 2042, 4, 500_000))
 
 
 def test_a_metric_that_nothing_was_counted_for_is_zero() -> None:
@@ -110,10 +112,12 @@ def test_a_closed_loop_has_no_client_queue() -> None:
 
 
 def test_steps_of_a_generation_are_no_batches() -> None:
-    after = Samples(10, 10, 10, latency_us=100_000, queue_us=20_000, calls=900, failed=0)
+    after = Samples(10, 10, 10, latency_us=100_000, queue_us=99_000, calls=900, failed=0, served=9, served_us=72_000)
     found = split(NOTHING, after, [record(12)] * 10, closed=False, continuous=True)
     assert found
     assert (found.batches, found.batch_mean) == (None, None)
+    # A request is taken from the queue in each round: its counter's 9.9 ms are the generation's.
+    assert (found.queue_ms, found.handler_ms, found.network_ms) == (2, 8, 2)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,12 @@ class Session:
         """Mean time of the tokens after the first; None when there is only one. For a session that is done."""
         if self.first_token_s is None or self.tokens < 2:
             return None
-        return (time.perf_counter() - self._began_s - self.first_token_s) / (self.tokens - 1)
+        return (self.seconds - self.first_token_s) / (self.tokens - 1)
+
+    @property
+    def seconds(self) -> float:
+        """From its making until now."""
+        return time.perf_counter() - self._began_s
 
     @property
     def saved_tokens(self) -> int:
@@ -85,7 +90,7 @@ class Session:
             return ""
         self.tokens += 1
         if self.first_token_s is None:
-            self.first_token_s = time.perf_counter() - self._began_s
+            self.first_token_s = self.seconds
         return self._text.push_text(step.text or "") if step.token_id is None else self._text.push(step.token_id)
 
 
