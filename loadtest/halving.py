@@ -91,11 +91,10 @@ def halving(
     default, *others = candidates
     left, order = [default, *others], list(candidates)
     for number, (_, seconds) in enumerate(plan.rounds, 1):
+        # Best first: when time runs out, it is the worst that are left out.
         scores = yield Round(number, tuple(left), seconds)
         order += [candidate for candidate in scores if candidate not in order]
         keep = plan.rounds[number][0] if number < len(plan.rounds) else finalists
         best = ranked({each: score for each, score in scores.items() if score > 0}, order, noise)[:keep]
         left = best if default in best else [*best[: keep - 1], default]
-        if number < len(plan.rounds):
-            left = sorted(left, key=order.index)
     return left[:finalists] if default in left[:finalists] else [*left[: finalists - 1], default]

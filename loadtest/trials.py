@@ -68,6 +68,18 @@ class Answer:
     """The run itself, with all that is around the measured seconds."""
     folder: str = ""
     """The run's folder, relative to the journal's."""
+    closed: bool = False
+    fit: float = 1.0
+    """The smallest share of a limit in what was measured, at most 1: 0.5 for a latency of twice its limit."""
+
+    @property
+    def score_per_s(self) -> float:
+        """More is better. An open loop's goodput; a closed loop's throughput × √fit.
+
+        Goodput is a cliff in a closed loop: with N clients latency is N/throughput, so that all answers pass the limit
+        together. 720/s and 410/s were the same server's, whose throughput had changed by a sixth.
+        """
+        return self.answered_per_s * self.fit**0.5 if self.closed else self.goodput_per_s
 
 
 Ask = Callable[[Question, Path], Answer]
@@ -220,6 +232,8 @@ def answer_of(run: Run, records: Sequence[Record], start_s: float, took_s: float
         start_s=start_s,
         took_s=took_s,
         folder=folder,
+        closed=run.the_plan.closed,
+        fit=min([1.0, *(each.limit / each.value for each in run.verdict.checks if each.percentile and each.value)]),
     )
 
 

@@ -53,11 +53,15 @@ JOB_QUEUE_SIZE = 100
 """TorchServe's own, when the YAML names none."""
 FIRST_CLIENTS = 4
 FALLEN = 0.8
-"""More clients are no longer tried once goodput is below this share of the best."""
+"""More clients are no longer tried once the score is below this share of the best."""
 FINAL_SHARE = 0.6
 """A final that takes more of the time is made with one challenger only."""
 SEARCH_RUNS = 8
 """Runs that a search for the highest rate takes, about."""
+FIRST_OF_SCORE = 0.7
+"""Where that search begins."""
+BESIDES = 1.5
+"""What a candidate takes, by what the default took: its end, and a compilation where that has to be."""
 MOST_STEPS = 14
 TOLERANCE = 0.05
 CONFIRMATIONS = 1
@@ -150,7 +154,7 @@ class Search:
         if self._final_cost_s(finalists, cost_s, run_s, questions[0]) > FINAL_SHARE * budget_s:
             finalists = 2
         final_s = self._final_cost_s(finalists, cost_s, run_s, questions[0])
-        each_s = cost_s + len(questions) * run_s
+        each_s = BESIDES * (cost_s + len(questions) * run_s)
         # The one that joins the first round is paid for here.
         rounds_s = budget_s - final_s - each_s - len(questions) * questions[0].seconds
         plan = affordable(
@@ -179,30 +183,31 @@ class Search:
         rate, seed = self.options.rate, self.options.seed
         if self.options.objective == "latency" and rate is not None:
             return [Question("rate", rate, self._long_enough(rate), seed)]
-        clients, goodput = self._clients(ask)
-        return [Question("clients", each, self._long_enough(goodput), seed) for each in clients]
+        clients, rate = self._clients(ask)
+        return [Question("clients", each, self._long_enough(rate), seed) for each in clients]
 
     def _clients(self, ask: Callable[[Question], Answer]) -> tuple[list[int], float]:
-        """The number with which the default has most goodput, and twice that, where what is faster shows; the goodput.
+        """The number with which the default scores most, and twice that, where what is faster shows; answers a second.
 
         Fewer would leave it idle, many more would put every answer beyond the SLO.
         """
         most = self.config.torchserve.jobQueueSize or JOB_QUEUE_SIZE
-        tried: dict[int, float] = {}
+        tried: dict[int, Answer] = {}
         clients = min(self.options.clients or FIRST_CLIENTS, most)
         while True:
             answer = ask(Question("clients", clients, ROUND_S, self.options.seed))
             if answer.state == "dead":
                 raise Failed(f"the default was not measured: {answer.problem}")
-            tried[clients] = answer.goodput_per_s
-            past = tried[clients] < FALLEN * max(tried.values())
+            tried[clients] = answer
+            past = answer.score_per_s < FALLEN * max(each.score_per_s for each in tried.values())
             if self.options.clients or past or clients == most:
                 break
             clients = min(2 * clients, most)
-        best = max(tried, key=tried.__getitem__)
-        if not tried[best]:
+        best = max(tried, key=lambda clients: tried[clients].score_per_s)
+        if not any(each.goodput_per_s for each in tried.values()):
             raise Failed(f"no answer of the default is within the SLO, with {best} clients or any other number")
-        return sorted({best, best if self.options.clients else min(2 * best, most)}), tried[best]
+        wanted = {best, best if self.options.clients else min(2 * best, most)}
+        return sorted(wanted), tried[best].answered_per_s
 
     def _long_enough(self, rate: float) -> float:
         needed = needed_for(SHARES[self._share])
@@ -279,13 +284,14 @@ class Search:
         if answer.state == "dead" or answer.error_rate > max(self.load.slo.error_rate, 0.01):
             return 0.0
         if self.options.objective == "rate":
-            return answer.goodput_per_s
+            return answer.score_per_s
         return 1e3 / answer.latency_ms if answer.latency_ms else 0.0
 
     def _in_words(self, answer: Answer) -> str:
         latency = "n/a" if answer.latency_ms is None else f"{answer.latency_ms:.1f} ms"
         problem = f" ({answer.problem.splitlines()[-1][:80]})" if answer.problem else ""
-        return f"{answer.goodput_per_s:.1f}/s within the SLO, {self._metric} {self._share} {latency}{problem}"
+        within = f"{answer.goodput_per_s:.1f}/s within the SLO, of {answer.answered_per_s:.1f}/s"
+        return f"{within}; {self._metric} {self._share} {latency}{problem}"
 
     def _combined(self, scores: Mapping[Candidate, float]) -> Candidate | None:
         """A candidate with the best value of each axis, which may not be among those that were drawn.
@@ -323,7 +329,7 @@ class Search:
     def _held(self, candidate: Candidate, seconds: float) -> float:
         """The highest rate at which a candidate holds the SLO, 0 when none was found."""
         trial = self._trials[candidate]
-        start = max(0.5, 0.7 * trial.answer.goodput_per_s)
+        start = max(0.5, FIRST_OF_SCORE * max(trial.scores))
         self._note(f"final: the highest rate of {candidate.label}")
         with self._asking(candidate) as ask:
 

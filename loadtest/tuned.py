@@ -139,6 +139,7 @@ def rows(tuned: Tuned) -> list[dict[str, Any]]:
             "rank": rank,
             "candidate": trial.candidate.label + (" ←" if trial.candidate == tuned.winner else ""),
             "round": "final" if trial.held_per_s is not None or _fought(tuned, trial) else len(trial.scores),
+            "score": round(trial.scores[-1], 1) if trial.scores else None,
             "goodput/s": round(trial.answer.goodput_per_s, 1),
             f"{latency} ms": None if trial.answer.latency_ms is None else round(trial.answer.latency_ms, 1),
             "holds/s": None if trial.held_per_s is None else round(trial.held_per_s, 1),
@@ -194,7 +195,7 @@ def plot(tuned: Tuned) -> str:
     """SVG: a row for each value of each axis, a dot for each candidate's first score, a bar for their mean."""
     scores = [trial.scores[0] for trial in tuned.trials if trial.scores]
     x = charts.linear([*scores, 1e-9], LEFT, WIDTH - 20, 6)
-    unit = "goodput, requests/s" if tuned.objective == "rate" else "1000 / latency in ms"
+    unit = "score: requests/s × √(limit / latency)" if tuned.objective == "rate" else "1000 / latency in ms"
     body, up = [], TOP
     for effect in effects(tuned.trials):
         body.append(f'<text class="strong" x="10" y="{up + 14}">{escape(effect.axis)}</text>')

@@ -95,6 +95,12 @@ def test_who_joins_in_a_round_can_win() -> None:
     assert end.value.value == [99, 0]
 
 
+def test_a_later_round_begins_with_the_best_so_that_time_runs_out_on_the_worst() -> None:
+    _, rounds = played(27, lambda each, _: 10.0 * each)
+    assert rounds[1].candidates[:3] == (26, 25, 24)
+    assert 0 in rounds[1].candidates
+
+
 def test_what_was_not_measured_in_time_is_left_out() -> None:
     going = halving(list(range(9)), schedule(9, 4.0, 3), 3)
     next(going)

@@ -380,6 +380,10 @@ def test_an_answer_says_how_much_was_within_the_slo(kind: Any, slow_ms: float, s
     assert answer.goodput_per_s == (50.0 if slow_ms < 100 else 37.5)
     assert answer.latency_ms == pytest.approx(slow_ms)
     assert (answer.start_s, answer.took_s, answer.folder, answer.problem) == (7.0, 6.0, "runs/a", "")
+    # In a closed loop a limit that is passed by a tenth costs a twentieth of the score, not all that passed it.
+    scores = {"rate": answer.goodput_per_s, "clients": answer.answered_per_s * min(1.0, 100 / slow_ms) ** 0.5}
+    assert answer.score_per_s == pytest.approx(scores[kind])
+    assert answer.answered_per_s == pytest.approx(50, rel=0.03)
 
 
 @pytest.mark.parametrize(("lag_ms", "state"), [(5.0, "pass"), (60.0, "pass"), (95.0, "invalid")])
