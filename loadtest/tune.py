@@ -470,8 +470,11 @@ def highest_rate(ask: Callable[[float, int], Outcome], start: float) -> float:
 
 
 def _between(held: float, better: float) -> float:
-    """A rate that the default does not hold and the challenger does; well within, when the default holds none."""
-    return max(held * ABOVE, (held * better) ** 0.5) if held else 0.9 * better
+    """A rate that the default does not hold and the challenger does; well within, when the default holds none.
+
+    Nearer to the default's: what a challenger holds once it may break a minute later, at its own edge.
+    """
+    return max(held * ABOVE, held ** (2 / 3) * better ** (1 / 3)) if held else 0.9 * better
 
 
 def _load(config: AnyModelConfig, slo: Slo | None, options: TuneOptions) -> LoadTest:
