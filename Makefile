@@ -7,9 +7,14 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama bench-loadtest int8 digits lint format schema stop clean
+.PHONY: serve serve-rag test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama bench-loadtest int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
+
+# Questions about Python: passages by pydoc-rag, answers by pydoc-llama.
+serve-rag: .venv/.installed
+	@$(PY) kit.py index pydoc-rag
+	@$(PY) kit.py serve pydoc-rag pydoc-llama $(ARGS)
 
 stop: .venv/.installed
 	@$(PY) kit.py stop

@@ -19,6 +19,7 @@ import yaml
 import model_configs
 from archives import STORE, assets, build, verify
 from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
+from deploy import verbs as deploy_verbs
 from loadtest import verbs
 from model_configs import schema
 from model_configs.errors import Failed, Invalid, KitError
@@ -33,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(verbs.app)
+app.add_typer(deploy_verbs.app)
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 

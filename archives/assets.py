@@ -32,14 +32,16 @@ KEY_LENGTH = 16
 KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
 SHARED_SOURCES = ("servekit/aot.py", "servekit/fingerprint.py", "servekit/golden.py", "servekit/settings.py")
+_ENCODER = (
+    "servekit.encoders.build",
+    ("servekit/encoders/*.py", "servekit/quantise.py", *SHARED_SOURCES, "servekit/sentence_files.py"),
+)
 BUILDERS = {
-    "embedding_handler.py": (
-        "servekit.encoders.build",
-        ("servekit/encoders/*.py", *SHARED_SOURCES, "servekit/sentence_files.py"),
-    ),
+    "embedding_handler.py": _ENCODER,
+    "retrieval_handler.py": _ENCODER,
     "classifier_handler.py": (
         "servekit.classifiers.build",
-        ("servekit/classifiers/*.py", *SHARED_SOURCES, "servekit/images.py"),
+        ("servekit/classifiers/*.py", "servekit/quantise.py", *SHARED_SOURCES, "servekit/images.py"),
     ),
     "llama_handler.py": (
         "servekit.generation.build",
@@ -48,12 +50,14 @@ BUILDERS = {
 }
 # Settings that say how a worker serves and leave its golden answer and artefacts as they are. Whoever tries them out,
 # as `kit.py tune` does, compiles nothing anew.
+_OF_AN_ENCODER = {
+    **dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding", "max_texts_per_request"), True),
+    "warmup": True,
+    "compile": {"batch_buckets", "length_buckets"},
+}
 SERVING_ONLY: dict[str, dict[str, Any]] = {
-    "embedding_handler.py": {
-        **dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding", "max_texts_per_request"), True),
-        "warmup": True,
-        "compile": {"batch_buckets", "length_buckets"},
-    },
+    "embedding_handler.py": _OF_AN_ENCODER,
+    "retrieval_handler.py": _OF_AN_ENCODER,
     "classifier_handler.py": dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding"), True),
     "llama_handler.py": dict.fromkeys(
         ("threads", "pinning", "max_request_bytes", "max_batch", "prefill_chunk", "heartbeat_s"), True

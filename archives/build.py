@@ -22,20 +22,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from archives import STORE, assets
+from archives import STORE, assets, indexing
 from model_configs import HANDLERS_DIR
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 from servekit import fingerprint
+from servekit.golden import GOLDEN_FILE
 
 CONFIG_FILE = "model-config.yaml"
 MANIFEST_FILE = "MAR-INF/MANIFEST.json"
 SUMS_FILE = "MAR-INF/servekit.json"
 MODEL_FOLDER = "model"
 ARTEFACTS_FOLDER = "artefacts"
+INDEX_FOLDER = "index"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 GIGABYTE = 1 << 30
 LINKED_BYTES = 1 << 20
+RETRIEVAL = "retrieval_handler.py"
 SUFFIXES = {"mar": ".mar", "no-archive": "", "tgz": ".tar.gz"}
 
 # TorchServe's own folder stands before the archive on a worker's sys.path (EnvironmentUtils.java), so these names
@@ -95,6 +98,9 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
     package = HANDLERS_DIR / "servekit"
     sources = sorted([*package.rglob("*.py"), *package.rglob("*.cpp")])
     made = sorted(path for path in prepared.rglob("*") if path.is_file())
+    index = indexing.required(config) if config.model.handler == RETRIEVAL else None
+    if index:  # what proves the model is a query that needs its index
+        made = [path for path in made if path.name != GOLDEN_FILE]
     folder = getattr(config.handler, "model_checkpoint_dir", MODEL_FOLDER)
     pairs: list[tuple[str, Path | bytes]] = [
         (config.model.handler, handler),
@@ -103,8 +109,13 @@ def stage(config: AnyModelConfig, weights: Path, prepared: Path) -> Entries:
         *((f"servekit/{p.relative_to(package).as_posix()}", p) for p in sources),
         *((f"{folder}/{p.as_posix()}", weights / p) for p in assets.model_files(weights, config)),
         *((f"{ARTEFACTS_FOLDER}/{p.relative_to(prepared).as_posix()}", p) for p in made),
+        *((f"{ARTEFACTS_FOLDER if p.name == GOLDEN_FILE else INDEX_FOLDER}/{p.name}", p) for p in _files(index)),
     ]
     return checked_entries(pairs)
+
+
+def _files(folder: Path | None) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file()) if folder else []
 
 
 def checked_entries(pairs: Iterable[tuple[str, Path | bytes]]) -> Entries:

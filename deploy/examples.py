@@ -34,6 +34,18 @@ def lines(server: Server, model: ServedModel, config: AnyModelConfig, *, has_ima
             f"curl -N{auth} -H 'Content-Type: application/json' -d '{tgi}' {url}",
             f"curl -N{auth} -H 'Content-Type: application/json' -d '{chat}' {openai}/chat/completions\n",
         ]
+    if config.model.handler == "retrieval_handler.py":
+        filtered = '{"query": "How does the with statement work?", "k": 2, "filters": {"source": "w*"}}'
+        calls = [
+            f"{first}\n",
+            f"curl{auth} -H 'Content-Type: text/plain' -d 'How does the with statement work?' {url}",
+            f"curl{auth} -H 'Content-Type: application/json' -d '{filtered}' {url}\n",
+        ]
+        if config.handler.answer:
+            chat = '{"messages": [{"role": "user", "content": "How does the with statement work?"}], "stream": true}'
+            end = f"{url}/{model.version}/v1/chat/completions"
+            calls.append(f"curl -N{auth} -H 'Content-Type: application/json' -d '{chat}' {end}\n")
+        return calls
     if has_images:
         return [f"{first}\n", f"curl{auth} -T {sample_file(config)} {url}\n"]
     return [f"{first}\n", f"curl{auth} -H 'Content-Type: text/plain' -d 'I like this.' {url}\n"]

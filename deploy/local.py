@@ -26,7 +26,7 @@ from deploy.render import LOOPBACK, Ports, ServerOptions
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
 from servekit.golden import Golden
-from servekit.settings import CpuSettings
+from servekit.settings import URL_VARIABLE, CpuSettings
 
 STATE_FILE = "server.json"
 LOG_FILE = "logs/server.log"
@@ -150,7 +150,9 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
         starter = subprocess.run(
             command(options, models, folder),
             cwd=folder,
-            env=_environment(java_home, scratch, folder) | cpus.environment(models, scratch),
+            env=_environment(java_home, scratch, folder)
+            | cpus.environment(models, scratch)
+            | {URL_VARIABLE: f"http://{LOOPBACK}:{options.ports.inference}"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

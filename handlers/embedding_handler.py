@@ -10,25 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from servekit import model_list, pinning
-from servekit.batching import count_admitted, padding_waste, plan_groups
-from servekit.embedding_requests import (
-    EmbeddingRequest,
-    Vectors,
-    parse_request,
-    render_reply,
-)
-from servekit.encoders import load_encoder
-from servekit.encoders.module import encoder_spec
+from servekit.batching import count_admitted, padding_waste
+from servekit.embedder import TextEmbedder
+from servekit.embedding_requests import EmbeddingRequest, parse_request, render_reply
 from servekit.errors import RequestError, overloaded
 from servekit.log import log, quiet_worker
 from servekit.metrics import BATCH_FILL, FORWARD, PADDING, REFUSED, TEXTS, TOKENIZE, TRUNCATED, Recorder
 from servekit.model_list import render_models
 from servekit.settings import EmbeddingSettings
-from servekit.tokenizer import TextTokenizer, TokenRow
+from servekit.tokenizer import TokenRow
+from servekit.vectors import Vectors
 from servekit.wire import Headers, Row, read_body, send, send_error, url_path
 
 DEFAULT_RESPONSE_TIMEOUT_S = 120
@@ -52,18 +46,16 @@ class EmbeddingHandler:
         torch.set_num_threads(cpus.threads)
 
         started = time.perf_counter()
-        spec = encoder_spec(self.name, model_dir / "model", self.settings)
-        self.tokenizer = TextTokenizer(spec.model_dir, spec.max_length, spec.trust_remote_code)
-        self.encoder = load_encoder(spec, self.settings.compile, model_dir / "artefacts")
+        self.embedder = TextEmbedder(self.name, model_dir / "model", self.settings, model_dir / "artefacts")
         loaded = time.perf_counter()
-        tokens_per_s = self._warm_up(spec.max_length)
+        tokens_per_s = self.embedder.warm_up()
         timeout_s = config.get("responseTimeout", DEFAULT_RESPONSE_TIMEOUT_S)
         self.token_budget = tokens_per_s * timeout_s * USABLE_SHARE_OF_TIMEOUT
         self.metrics = Recorder(context.metrics, self.name)
         log.info(
             "%s: %s encoder, %s, loaded in %.2f s, warmed in %.2f s, %.0f tokens/s",
             self.name,
-            self.encoder.mode,
+            self.embedder.encoder.mode,
             cpus.text,
             loaded - started,
             time.perf_counter() - loaded,
@@ -91,7 +83,7 @@ class EmbeddingHandler:
                 continue
             try:
                 body = read_body(row, headers, self.settings.max_request_bytes)
-                requests[index] = self._checked(parse_request(body, path, self.name, self.dimension))
+                requests[index] = self._checked(parse_request(body, path, self.name, self.embedder.dimension))
             except RequestError as error:
                 replies[index] = self._refuse(context, index, error)
         return requests
@@ -101,14 +93,14 @@ class EmbeddingHandler:
     ) -> dict[int, list[TokenRow]]:
         """Token ids of every text; requests that are too long, or too many for the time there is, leave here."""
         started = time.perf_counter()
-        flat = iter(self.tokenizer([text for request in requests.values() for text in request.texts]))
+        flat = iter(self.embedder.tokenizer([text for request in requests.values() for text in request.texts]))
         rows = {index: [next(flat) for _ in request.texts] for index, request in requests.items()}
         self.metrics.observe(TOKENIZE, time.perf_counter() - started)
 
         for index in [i for i, request in requests.items() if not request.truncate]:
             too_long = [place for place, row in enumerate(rows[index]) if row.truncated]
             if too_long:
-                message = f"text {too_long[0]} is longer than the model's {self.max_length} tokens"
+                message = f"text {too_long[0]} is longer than the model's {self.embedder.spec.max_length} tokens"
                 replies[index] = self._refuse(context, index, RequestError(413, "text_too_long", message))
                 del rows[index]
 
@@ -121,18 +113,11 @@ class EmbeddingHandler:
 
     def inference(self, rows: list[TokenRow]) -> Vectors:
         """Vectors of all rows, [rows, D] float32, in forward passes of rows of similar length."""
-        vectors = np.empty((len(rows), self.dimension), dtype=np.float32)
-        if not rows:
-            return vectors
         started = time.perf_counter()
-        lengths = [len(row.ids) for row in rows]
-        shapes = []
-        for group in plan_groups(lengths, self.settings.max_batch_texts, self.settings.max_padding):
-            shape = self.encoder.padded_shape(len(group), lengths[group[0]])
-            shapes.append(shape)
-            vectors[group] = self._forward([rows[index].ids for index in group], shape)
-        self.metrics.observe(FORWARD, time.perf_counter() - started)
-        self.metrics.observe(PADDING, padding_waste(lengths, shapes))
+        vectors, shapes = self.embedder.embed(rows)
+        if rows:
+            self.metrics.observe(FORWARD, time.perf_counter() - started)
+            self.metrics.observe(PADDING, padding_waste([len(row.ids) for row in rows], shapes))
         return vectors
 
     def postprocess(
@@ -155,38 +140,6 @@ class EmbeddingHandler:
         truncated = sum(row.truncated for request_rows in rows.values() for row in request_rows)
         if truncated:
             self.metrics.observe(TRUNCATED, truncated)
-
-    def _warm_up(self, max_length: int) -> float:
-        """Run the warm-up shapes, then once more the largest, timed. Returns tokens/s at that shape."""
-        warmup = self.settings.warmup
-        lengths = sorted({min(length, max_length) for length in warmup.lengths})
-        batches = sorted({min(batch, self.settings.max_batch_texts) for batch in warmup.batch_sizes})
-        wanted = [(batch, length) for batch in batches for length in lengths]
-        self.max_length = max_length
-        self.dimension = 0
-        shapes = self.encoder.warmup_shapes(wanted)
-        for rows, columns in shapes:
-            started = time.perf_counter()
-            self.dimension = self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns)).shape[1]
-            log.info(
-                "%s: warm-up %d × %d tokens, %.0f ms", self.name, rows, columns, 1e3 * (time.perf_counter() - started)
-            )
-        rows, columns = max(shapes)
-        started = time.perf_counter()
-        self._forward([[self.tokenizer.pad_id] * columns] * rows, (rows, columns))
-        return rows * columns / (time.perf_counter() - started)
-
-    def _forward(self, ids: list[list[int]], shape: tuple[int, int]) -> Vectors:
-        """One forward pass, padded to shape. Returns [len(ids), D]."""
-        input_ids = np.full(shape, self.tokenizer.pad_id, dtype=np.int64)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        # Rows that only fill a bucket attend to one token: a row of nothing but masked tokens is NaN in softmax.
-        attention_mask[len(ids) :, 0] = 1
-        for place, row in enumerate(ids):
-            input_ids[place, : len(row)] = row
-            attention_mask[place, : len(row)] = 1
-        vectors = self.encoder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
-        return np.asarray(vectors[: len(ids)].numpy())
 
     def _checked(self, request: EmbeddingRequest) -> EmbeddingRequest:
         limit = self.settings.max_texts_per_request

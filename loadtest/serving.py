@@ -25,6 +25,7 @@ TARGETS: dict[str, TargetKind] = {
     "classifier_handler.py": "predictions",
     "embedding_handler.py": "predictions",
     "llama_handler.py": "openai-completions",
+    "retrieval_handler.py": "predictions",
 }
 """What is asked of a handler's models when their YAML does not say."""
 STREAMING: tuple[TargetKind, ...] = ("openai-completions", "openai-chat", "sagemaker-stream")

@@ -24,6 +24,7 @@ from servekit.settings import (
     LlamaSettings,
     MicroBatching,
     PositiveInt,
+    RetrievalSettings,
 )
 from servekit.strict import Strict, closest, problems
 
@@ -130,6 +131,25 @@ class Deploy(Strict):
     """US dollars an hour for the machine that the figures are reported for."""
 
 
+class Index(Strict):
+    """What `kit.py index` makes for retrieval_handler.py; it goes into the archive."""
+
+    sources: list[str] = Field(default_factory=list)
+    """Folders, files, URLs, or pydoc:topics for CPython's own; those of the command line go before these."""
+    chunk_size: PositiveInt = 1000
+    """Characters of a passage, at most."""
+    chunk_overlap: Annotated[int, Field(ge=0)] = 0
+    """Characters that a passage shares with the one before."""
+    kind: Literal["auto", "flat", "hnsw", "ivf"] = "auto"
+    """auto: flat, which is exact, while a search takes less than the encoder; hnsw beyond that, then ivf."""
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> Index:
+        if self.chunk_overlap >= self.chunk_size:
+            raise ValueError(f"chunk_overlap: {self.chunk_overlap} is not less than chunk_size={self.chunk_size}")
+        return self
+
+
 class ModelConfig(Strict, Generic[Settings]):
     """One model's YAML."""
 
@@ -137,13 +157,16 @@ class ModelConfig(Strict, Generic[Settings]):
     torchserve: TorchServe = TorchServe()
     handler: Settings
     micro_batching: MicroBatching | None = None
+    index: Index | None = None
     deploy: Deploy | None = None
     loadtest: LoadTest | None = None
 
     @property
     def resolved_handler(self) -> Settings:
-        """The handler's settings with what its builder has to know of the other sections: rows in flight."""
+        """The handler's settings as its builder has to know them: with rows in flight, without what is only served."""
         handler = self.handler
+        if isinstance(handler, RetrievalSettings):
+            return handler.encoder  # type: ignore[return-value] # the builder makes an encoder
         if not isinstance(handler, LlamaSettings) or handler.max_batch != "auto":
             return handler
         rows = self.micro_batching.micro_batch_size if self.micro_batching else self.torchserve.batchSize
@@ -233,6 +256,15 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
                     f"torchserve.startupTimeout: compiling up to {shapes} buckets takes about {needed_s} s, "
                     f"more than {serving.startupTimeout}"
                 )
+    if isinstance(settings, RetrievalSettings) and settings.answer:
+        longest_s = settings.answer.timeout_s
+        if longest_s >= serving.responseTimeout:
+            wrong.append(
+                f"handler.answer.timeout_s: {longest_s:g} comes after torchserve.responseTimeout="
+                f"{serving.responseTimeout} has ended the worker"
+            )
+    if config.index and not isinstance(settings, RetrievalSettings):
+        wrong.append(f"index: goes with model.handler: retrieval_handler.py, not {config.model.handler}")
     if isinstance(settings, LlamaSettings):
         wrong += neuron_support.problems(settings, _instance_type(config), serving.maxWorkers)
         wrong += _batching_problems(config)

@@ -9,16 +9,13 @@ import base64
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pydantic import Field
 
 from servekit.errors import RequestError
 from servekit.strict import Strict
+from servekit.vectors import Vectors, shorten
 from servekit.wire import Body, validate
-
-Vectors = NDArray[np.float32]
 
 OPENAI_EMBEDDINGS = "v1/embeddings"
 
@@ -125,13 +122,6 @@ def render_reply(request: EmbeddingRequest, vectors: Vectors, tokens: int) -> by
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def shorten(vectors: Vectors, dimensions: int) -> Vectors:
-    """The first dimensions of each vector, scaled to length 1 again (Matryoshka, Kusupati et al. 2022)."""
-    cut = vectors[:, :dimensions]
-    norms = np.linalg.norm(cut, axis=1, keepdims=True)
-    return np.ascontiguousarray(cut / np.maximum(norms, 1e-12), dtype=np.float32)
 
 
 def _base64(vector: Vectors) -> str:

@@ -20,6 +20,7 @@ GOLDEN_FILE = "golden.json"
 class Golden:
     """body is posted as JSON to /predictions/<model>; the reply must be near what is expected.
 
+    passages: expected is for each query the source and start of the first passage; tolerance is not used.
     text: expected is for each input what its generated_text has to begin with; tolerance is not used.
     vectors: expected is a list of vectors, tolerance the most that a cosine may be below 1.
     scores: expected is for each input a score by label, tolerance the most that a score may differ, relative to
@@ -27,7 +28,7 @@ class Golden:
     """
 
     body: dict[str, object]
-    kind: Literal["vectors", "scores", "text"]
+    kind: Literal["passages", "vectors", "scores", "text"]
     expected: list[Any]
     tolerance: float
 
@@ -49,11 +50,25 @@ class Golden:
         if not isinstance(answers, list) or len(answers) != len(self.expected):
             return f"expected {len(self.expected)} answers, got {str(answers)[:200]}"
         judges: dict[str, Callable[[Any, object, float], str]]
-        judges = {"vectors": vector_problem, "scores": scores_problem, "text": text_problem}
+        judges = {
+            "passages": passages_problem,
+            "vectors": vector_problem,
+            "scores": scores_problem,
+            "text": text_problem,
+        }
         for index, (expected, found) in enumerate(zip(self.expected, answers, strict=True)):
             if problem := judges[self.kind](expected, found, self.tolerance):
                 return f"answer {index}: {problem}"
         return ""
+
+
+def passages_problem(expected: Mapping[str, Any], found: object, tolerance: float) -> str:
+    """What is wrong with one {"passages"}, whose first has to be the expected one."""
+    passages = found.get("passages") if isinstance(found, dict) else None
+    if not isinstance(passages, list) or not passages or not isinstance(passages[0], dict):
+        return f"expected passages, got {str(found)[:80]}"
+    first = {key: passages[0].get(key) for key in expected}
+    return "" if first == dict(expected) else f"expected the passage {dict(expected)}, got {first}"
 
 
 def vector_problem(expected: Sequence[float], found: object, tolerance: float) -> str:

@@ -25,6 +25,8 @@ class Metric:
 TOKENIZE = Metric("servekit_tokenize_seconds", "histogram", "Seconds")
 READ = Metric("servekit_read_seconds", "histogram", "Seconds")
 FORWARD = Metric("servekit_forward_seconds", "histogram", "Seconds")
+SEARCH = Metric("servekit_search_seconds", "histogram", "Seconds")
+ANSWER = Metric("servekit_answer_seconds", "histogram", "Seconds")
 BATCH_FILL = Metric("servekit_batch_fill_ratio", "histogram", "Ratio")
 PADDING = Metric("servekit_padding_waste_ratio", "histogram", "Ratio")
 TEXTS = Metric("servekit_texts_total", "counter", "Count")
@@ -44,7 +46,7 @@ RECOMPILES = Metric("servekit_recompiles_total", "counter", "Count")
 FAILED = Metric("servekit_failed_requests_total", "counter", "Count")
 
 MODEL_METRICS = (
-    *(TOKENIZE, READ, FORWARD, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED),
+    *(TOKENIZE, READ, FORWARD, SEARCH, ANSWER, BATCH_FILL, PADDING, TEXTS, ITEMS, TRUNCATED, REFUSED),
     *(SERVED, TTFT, TPOT, QUEUE, OCCUPANCY, TOKENS_IN, TOKENS_OUT, CANCELLED, TOKENS_SAVED, RECOMPILES, FAILED),
 )
 

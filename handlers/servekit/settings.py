@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from servekit.retrieval.prompt import PASSAGE_FIELDS, PROMPT_FIELDS, template_problem
 from servekit.strict import Strict
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -25,10 +26,18 @@ class CompileSettings(Strict):
     """
 
     mode: Literal["aot", "jit", "eager"] = "aot"
+    precision: Literal["fp32", "int8"] = "fp32"
+    """int8, aot only: weights by row and activations by token in 8 bits; the archive is built with torchao."""
     batch_buckets: Buckets = (1, 8)
     """jit only: texts in a forward pass; handler.max_batch_texts is always the last bucket."""
     length_buckets: Buckets = (16, 64)
     """jit only: tokens in a row; the model's maximum length is always the last bucket."""
+
+    @model_validator(mode="after")
+    def _int8_is_compiled(self) -> CompileSettings:
+        if self.precision == "int8" and self.mode != "aot":
+            raise ValueError(f"precision: int8 goes with mode: aot, not {self.mode}")
+        return self
 
 
 class WarmupSettings(Strict):
@@ -73,7 +82,8 @@ class EmbeddingSettings(CpuSettings):
     @property
     def needs(self) -> dict[str, str]:
         """Tools that building the archive needs, each with the key that asks for it."""
-        return {"compiler": "handler.compile.mode: aot"} if self.compile.mode == "aot" else {}
+        tools = {"compiler": "handler.compile.mode: aot"} if self.compile.mode == "aot" else {}
+        return tools | ({"torchao": "handler.compile.precision: int8"} if self.compile.precision == "int8" else {})
 
     @model_validator(mode="after")
     def _buckets_fit(self) -> EmbeddingSettings:
@@ -83,6 +93,58 @@ class EmbeddingSettings(CpuSettings):
                 largest = max(getattr(chosen, key))
                 if largest > self.max_batch_texts:
                     raise ValueError(f"{section}.{key}: {largest} is more than max_batch_texts={self.max_batch_texts}")
+        return self
+
+
+URL_VARIABLE = "SERVEKIT_URL"
+"""Environment variable with the inference URL of a worker's own TorchServe; `kit.py serve` sets it."""
+
+
+class AnswerSettings(Strict):
+    """The OpenAI-compatible server that writes answers from what was found: a model of this kit, vLLM, …"""
+
+    base_url: str
+    """Up to and with /v1; a path alone, /predictions/<model>/<version>/v1, is a model of the same TorchServe."""
+    model: str
+    api_key_env: str | None = None
+    """Environment variable with the bearer key. Without one the client's own Authorization header goes on, if the
+    server is on this machine."""
+    max_tokens: PositiveInt = 128
+    """For requests that name none."""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Longest silence in a stream, and the longest time to a whole answer."""
+
+
+class RetrievalSettings(EmbeddingSettings):
+    """Settings of retrieval_handler.py: those of the encoder, and how passages are found and put."""
+
+    k: PositiveInt = 5
+    """Passages in an answer when the request names no k."""
+    max_k: PositiveInt = 100
+    """A request for more is answered 422."""
+    template: str = "Answer the question by these passages.\n\n{context}\n\nQuestion: {question}\nAnswer:"
+    """The ready prompt: {context} is where the passages go."""
+    passage_template: str = "{text}"
+    """How a passage stands in the context: {number}, {source}, {title}, {text}."""
+    max_context_chars: PositiveInt = 6000
+    """Passages are added, best first, while they fit."""
+    answer: AnswerSettings | None = None
+    """Where v1/completions and v1/chat/completions get their answers from."""
+
+    @property
+    def encoder(self) -> EmbeddingSettings:
+        """Of these, the encoder's own: the same as of an embedding model that it shares its space with."""
+        own = self.model_dump(include=set(EmbeddingSettings.model_fields), exclude_unset=True)
+        return EmbeddingSettings.model_validate(own)
+
+    @model_validator(mode="after")
+    def _templates_can_be_filled(self) -> RetrievalSettings:
+        templates = (("template", PROMPT_FIELDS, PROMPT_FIELDS), ("passage_template", PASSAGE_FIELDS, ("text",)))
+        for key, fields, needed in templates:
+            if problem := template_problem(getattr(self, key), fields, needed):
+                raise ValueError(f"{key}: {problem}")
+        if self.k > self.max_k:
+            raise ValueError(f"k: {self.k} is more than max_k={self.max_k}")
         return self
 
 
@@ -268,4 +330,5 @@ HANDLER_SETTINGS: dict[str, type[Strict]] = {
     "classifier_handler.py": ClassifierSettings,
     "embedding_handler.py": EmbeddingSettings,
     "llama_handler.py": LlamaSettings,
+    "retrieval_handler.py": RetrievalSettings,
 }

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llama_handler import LlamaHandler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llama_handler import LlamaHandler
 from servekit.engines.base import Step
 from tests.fakes.frontend import Client, Frontend
 from tests.fakes.tiny_llama import make_tiny_llama

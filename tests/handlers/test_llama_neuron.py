@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from llama_handler import LlamaHandler
 from transformers import AutoModelForCausalLM
 
+from llama_handler import LlamaHandler
 from servekit.engines import load_engine
 from servekit.generation import build
 from servekit.settings import LlamaSettings

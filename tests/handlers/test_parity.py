@@ -71,7 +71,7 @@ def served(minilm_archive: Archive, tmp_path_factory: pytest.TempPathFactory) ->
     context = make_context(root, {"handler": {"compile": {"mode": "aot"}}}, batch_size=32)
     handler = EmbeddingHandler()
     handler.initialize(context)
-    assert handler.encoder.mode == "aot"
+    assert handler.embedder.encoder.mode == "aot"
     return handler, context
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from servekit.classifiers import packages
 from servekit.classifiers.module import ClassifierSpec, Inputs
+from servekit.quantise import int8_linears
 
 NAME = "int8"
 
@@ -28,7 +29,7 @@ def build(spec: ClassifierSpec, folder: Path, calibration: Sequence[Inputs]) -> 
     """Quantise and compile. calibration: inputs of one image each; not used for texts."""
 
     def quantise(module: nn.Module, spec: ClassifierSpec, example: Inputs) -> nn.Module:
-        return _linear_layers(module) if spec.is_text else _whole_graph(module, example, calibration)
+        return int8_linears(module) if spec.is_text else _whole_graph(module, example, calibration)
 
     packages.build(NAME, spec, folder, quantise)
 
@@ -38,15 +39,6 @@ class Runner(packages.Runner):
 
     def __init__(self, spec: ClassifierSpec, artefacts: Path) -> None:
         super().__init__(NAME, spec, artefacts)
-
-
-def _linear_layers(module: nn.Module) -> nn.Module:
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    from torchao.utils import unwrap_tensor_subclass
-
-    quantize_(module, Int8DynamicActivationInt8WeightConfig())
-    unwrapped: nn.Module = unwrap_tensor_subclass(module)
-    return unwrapped
 
 
 def _whole_graph(module: nn.Module, example: Inputs, calibration: Sequence[Inputs]) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from servekit import aot, fingerprint
 from servekit.encoders.module import EncoderSpec, load_module
+from servekit.quantise import int8_linears
 
 PACKAGE_FILE = "encoder.pt2"
 FINGERPRINT_FILE = "encoder.json"
@@ -43,7 +44,10 @@ def build(spec: EncoderSpec, artefact: Path) -> None:
     length = torch.export.Dim("length", min=2, max=spec.max_length)
     sizes = {0: batch, 1: length}
     inputs = (input_ids, torch.ones_like(input_ids))
-    aot.compile_package(load_module(spec), inputs, artefact / PACKAGE_FILE, (sizes, sizes))
+    module = load_module(spec)
+    if spec.precision == "int8":
+        int8_linears(module.encoder)
+    aot.compile_package(module, inputs, artefact / PACKAGE_FILE, (sizes, sizes))
     aot.write_fingerprint(artefact / FINGERPRINT_FILE, wanted_fingerprint(spec))
 
 

@@ -24,11 +24,12 @@ class EncoderSpec:
     max_length: int
     max_batch: int
     trust_remote_code: bool
+    precision: str = "fp32"
 
     @property
     def settings_key(self) -> str:
         """The settings that a compiled artefact has built in, as a string."""
-        return json.dumps([self.pooling, self.normalize, self.max_length, self.max_batch])
+        return json.dumps([self.pooling, self.normalize, self.max_length, self.max_batch, self.precision])
 
 
 def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> EncoderSpec:
@@ -44,6 +45,7 @@ def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> Enc
         max_length=max_length,
         max_batch=settings.max_batch_texts,
         trust_remote_code=settings.trust_remote_code,
+        precision=settings.compile.precision,
     )
 
 

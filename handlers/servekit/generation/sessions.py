@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from servekit.engines.base import Prompt, Step
 from servekit.generation.replies import Reply, Usage
 from servekit.generation.requests import GenerationRequest
 from servekit.generation.text import TextStream
+from servekit.streaming import BatchStream
 
 
 class Session:
@@ -94,34 +94,16 @@ class Session:
         return self._text.push_text(step.text or "") if step.token_id is None else self._text.push(step.token_id)
 
 
-class Batch:
+class Batch(BatchStream):
     """The requests of one batch that TorchServe sent whole. sessions: by place in it, of those that are no mistake."""
 
     def __init__(self, context: Any) -> None:
-        self.context = context
+        super().__init__(context)
         self.sessions: dict[int, Session] = {}
-        self._lock = threading.Lock()
-        self.over = False
 
     def send(self, chunks: dict[int, bytes]) -> None:
-        """Send these places' chunks now, while the batch runs; nothing once it is over.
-
-        A message about requests that have been answered would end the worker's connection (BatchAggregator.java).
-        """
-        from ts.handler_utils.utils import send_intermediate_predict_response
-
-        with self._lock:
-            if not chunks or self.over:
-                return
-            for place in chunks:
-                self.context.set_response_content_type(place, self.sessions[place].content_type)
-            ids = {place: self.context.request_ids[place] for place in chunks}
-            send_intermediate_predict_response(chunks, ids, "Intermediate Prediction success", 200, self.context)
-
-    def end(self) -> None:
-        """From now on nothing is sent."""
-        with self._lock:
-            self.over = True
+        """Send these places' chunks now, while the batch runs; nothing once it is over."""
+        self.send_chunks(chunks, {place: self.sessions[place].content_type for place in chunks})
 
 
 def read_eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
