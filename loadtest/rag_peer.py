@@ -1,6 +1,6 @@
 """The script of PyTorch's article on RAG (pytorch.org, "Optimized RAG on Graviton"), run by a Python with LangChain.
 
-    python rag_peer.py MODEL_FOLDER eager|compile MOST_DOCUMENTS
+    python rag_peer.py MODEL_FOLDER eager|compile
 
 In the article's own order: documents, split, FAISS.from_documents, similarity_search; all under inference_mode. The
 documents are CPython's `pydoc_data.topics`. A JSON line on standard input is answered by one on standard output:
@@ -28,15 +28,14 @@ COMPILED_BATCH = 16
 PACKAGES = ("langchain-huggingface", "langchain-community", "sentence-transformers", "faiss-cpu", "torch")
 
 
-def split_topics(most_documents: int | None = None) -> list[Any]:
+def split_topics() -> list[Any]:
     """LangChain documents of up to CHUNK_SIZE characters."""
     from pydoc_data.topics import topics
 
     from langchain_core.documents import Document  # type: ignore[import-not-found]
     from langchain_text_splitters import RecursiveCharacterTextSplitter  # type: ignore[import-not-found]
 
-    names = sorted(topics)[:most_documents]
-    documents = [Document(page_content=topics[name], metadata={"source": name}) for name in names]
+    documents = [Document(page_content=topics[name], metadata={"source": name}) for name in sorted(topics)]
     splitter = RecursiveCharacterTextSplitter(chunk_size=CHUNK_SIZE, chunk_overlap=CHUNK_OVERLAP)
     return list(splitter.split_documents(documents))
 
@@ -93,9 +92,9 @@ def graphs() -> int:
 class Peer:
     """The script's state."""
 
-    def __init__(self, folder: str, kind: str, most_documents: int | None) -> None:
+    def __init__(self, folder: str, kind: str) -> None:
         self.embeddings = {"eager": eager_embeddings, "compile": compiled_embeddings}[kind](folder)
-        self.splits = split_topics(most_documents)
+        self.splits = split_topics()
         self.store: Any = None
 
     def index(self) -> dict[str, Any]:
@@ -119,10 +118,10 @@ class Peer:
         return {"ms": ms, "found": found[: len(questions)], "graphs": graphs()}
 
 
-def main(folder: str, kind: str, most_documents: str) -> None:
+def main(folder: str, kind: str) -> None:
     """See the module's docstring."""
     with torch.inference_mode():
-        peer = Peer(folder, kind, int(most_documents) or None)
+        peer = Peer(folder, kind)
         versions = {name: version(name) for name in PACKAGES}
         print(json.dumps({"versions": versions, "threads": torch.get_num_threads()}), flush=True)
         for line in sys.stdin:

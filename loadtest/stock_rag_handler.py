@@ -23,7 +23,7 @@ class StockRagHandler(BaseHandler):  # type: ignore[misc]
         import rag_peer  # type: ignore[import-not-found] # beside this file in the archive
 
         with torch.inference_mode():
-            peer = rag_peer.Peer(settings["model"], "eager", settings["most_documents"])
+            peer = rag_peer.Peer(settings["model"], "eager")
             peer.index()
         self.store, self.embeddings = peer.store, peer.embeddings
         self.batched = settings["batched"]
