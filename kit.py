@@ -18,6 +18,7 @@ import yaml
 
 import model_configs
 from archives import STORE, assets, build, verify
+from archives import verbs as archive_verbs
 from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
 from deploy import verbs as deploy_verbs
 from loadtest import verbs
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(verbs.app)
+app.add_typer(archive_verbs.app)
 app.add_typer(deploy_verbs.app)
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__

@@ -1,64 +1,24 @@
-"""The command line's verbs of retrieval: index, ask. They parse, call one function, print."""
+"""The command line's verb that asks models: it parses, calls one function, prints."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from archives import STORE, indexing
 from deploy import local
 from deploy.ask import ask as ask_question
 from deploy.endpoint import Endpoint, SageMakerEndpoint, TorchServeEndpoint
-from model_configs import schema
 from model_configs.errors import KitError
-from printing import err, out, report
-from servekit.settings import RetrievalSettings
+from model_configs.schema import retrieval_model
+from printing import out, report
 
 app = typer.Typer()
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A retrieval model of model_configs/, by name.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON document to FILE too.")]
 SAGEMAKER = "sagemaker:"
-
-
-@app.command()
-def index(
-    name: ModelName,
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SOURCE]...", help="Folders, files, URLs, pydoc:topics; else those of the YAML."),
-    ] = None,
-    depth: Annotated[int, typer.Option(help="Of a URL: how many links away.", min=0)] = 2,
-    json_file: JsonFile = None,
-) -> None:
-    """Make a retrieval model's index; what was embedded before and has not changed is not embedded again."""
-    from archives.indexing import build, embedding  # they take seconds to import
-    from servekit.retrieval.index import encoder_fingerprint
-
-    config, _ = _retrieval(name)
-    given = sources or list(config.index.sources if config.index else [])
-    if not given:
-        raise KitError(f"{name}: an index of what?", f"kit.py index {name} FOLDER")
-    with err.status(f"loading the encoder of {name} (the first time compiles it: about 40 s)"):
-        embedder = embedding.embedder_for(config, STORE)
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("passages", total=None)
-        built = build.build_index(
-            config,
-            given,
-            depth=depth,
-            embed=embedding.embed(embedder),
-            spec_fingerprint=encoder_fingerprint(embedder.spec),
-            dimension=embedder.dimension,
-            folder=indexing.index_folder(config),
-            say=err.print,
-            progress=lambda done, of: progress.update(bar, completed=done, total=of),
-        )
-    report([built.row()], built.document(), json_file)
 
 
 @app.command()
@@ -79,7 +39,7 @@ def ask(
     json_file: JsonFile = None,
 ) -> None:
     """Retrieve, prompt a text generation model, and print its answer as it comes, with its sources."""
-    _, settings = _retrieval(name)
+    _, settings = retrieval_model(name)
     answers = settings.answer
     model = answers.model if answers else None
     if generator is None and model is None:
@@ -111,10 +71,3 @@ def _endpoint(where: str | None, model: str, token: str | None, region: str | No
         if server.alive and model in [served.name for served in server.models]:
             return TorchServeEndpoint(f"http://127.0.0.1:{server.port}", model, server.token("inference"))
     raise KitError(f"no server here has {model}", f"kit.py serve {model}")
-
-
-def _retrieval(name: str) -> tuple[Any, RetrievalSettings]:
-    config = schema.load_model(name)
-    if not isinstance(config.handler, RetrievalSettings):
-        raise KitError(f"{name} is no retrieval model", "one whose model.handler is retrieval_handler.py")
-    return config, config.handler

@@ -149,7 +149,7 @@ def quality(scale: Scale) -> list[Row]:
         folder = WORK / ("int8" if precision == "int8" else kind)
         side = rag_sides.kit(rag_sides.variant(config, precision, kind), folder)
         found = evaluate(questions, side.search)
-        recall = f"{side.info.recall:.3f} of the exact index's 10 nearest" if side.info.recall else ""
+        recall = "" if kind == "flat" else f"{side.info.recall:.3f} of the exact index's 10 nearest"
         rows += [
             Row(f"recall@5, {name}", 100 * found.recall_at_5, "%", f"{found.questions} questions"),
             Row(f"nDCG@10, {name}", found.ndcg_at_10, "", recall),

@@ -32,8 +32,8 @@ def split_topics() -> list[Any]:
     """LangChain documents of up to CHUNK_SIZE characters."""
     from pydoc_data.topics import topics
 
-    from langchain_core.documents import Document  # type: ignore[import-not-found]
-    from langchain_text_splitters import RecursiveCharacterTextSplitter  # type: ignore[import-not-found]
+    from langchain_core.documents import Document  # type: ignore[import-not-found,unused-ignore]
+    from langchain_text_splitters import RecursiveCharacterTextSplitter  # type: ignore[import-not-found,unused-ignore]
 
     documents = [Document(page_content=topics[name], metadata={"source": name}) for name in sorted(topics)]
     splitter = RecursiveCharacterTextSplitter(chunk_size=CHUNK_SIZE, chunk_overlap=CHUNK_OVERLAP)
@@ -42,7 +42,7 @@ def split_topics() -> list[Any]:
 
 def eager_embeddings(folder: str) -> Any:
     """LangChain's, as they come."""
-    from langchain_huggingface import HuggingFaceEmbeddings  # type: ignore[import-not-found]
+    from langchain_huggingface import HuggingFaceEmbeddings  # type: ignore[import-not-found,unused-ignore]
 
     return HuggingFaceEmbeddings(model_name=folder)
 
@@ -54,16 +54,16 @@ def compiled_embeddings(folder: str) -> Any:
     was trained for and not the pooler's output, which it was not.
     """
     import torch._inductor.config as inductor
-    from langchain_core.embeddings import Embeddings  # type: ignore[import-not-found]
+    from langchain_core.embeddings import Embeddings  # type: ignore[import-not-found,unused-ignore]
     from transformers import AutoModel, AutoTokenizer
 
     inductor.freezing = True
     inductor.cpp.weight_prepack = True
 
-    class CompiledEmbeddings(Embeddings):  # type: ignore[misc]
+    class CompiledEmbeddings(Embeddings):  # type: ignore[misc,unused-ignore]
         def __init__(self) -> None:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self.client = torch.compile(AutoModel.from_pretrained(folder).eval())
+            self.client: Any = torch.compile(AutoModel.from_pretrained(folder).eval())
 
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             vectors: list[list[float]] = []
@@ -99,7 +99,7 @@ class Peer:
 
     def index(self) -> dict[str, Any]:
         """Make the vector store anew."""
-        from langchain_community.vectorstores import FAISS  # type: ignore[import-not-found]
+        from langchain_community.vectorstores import FAISS  # type: ignore[import-not-found,unused-ignore]
 
         started = time.perf_counter()
         self.store = FAISS.from_documents(self.splits, self.embeddings)

@@ -7,6 +7,7 @@ what they are asked.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from deploy.render import LOOPBACK, Ports, ServerOptions
 from loadtest import serving
 from loadtest.llama_servers import AnyAnswer
 from loadtest.plan import Target
-from loadtest.rag_sides import PEER, packages
+from loadtest.rag_sides import PEER, python
 from loadtest.serving import Served
 from model_configs.schema import AnyModelConfig
 
@@ -40,7 +41,7 @@ def kit(config: AnyModelConfig) -> Iterator[Served]:
 def stock(config: AnyModelConfig, store: Path, *, batched: bool) -> Iterator[Served]:
     """The article's pipeline with default settings and logging; batched: embeds a batch's queries in one call."""
     name = "stock-rag-batched" if batched else "stock-rag"
-    settings = {"model": str(assets.find_weights(config)), "packages": str(packages()), "batched": batched}
+    settings = {"model": str(assets.find_weights(config)), "batched": batched}
     model = config.model.model_copy(update={"name": name, "handler": STOCK_HANDLER.name})
     chosen = config.model_copy(update={"model": model})
     target = store / name
@@ -55,10 +56,21 @@ def stock(config: AnyModelConfig, store: Path, *, batched: bool) -> Iterator[Ser
     warm_up = AnyAnswer({"query": "What does the with statement do?", "k": 5}, "text", [], 0.0)
     version, timeout_s = chosen.model.version, STOCK_SETTINGS["startupTimeout"]
     served = local.ServedModel(name, version, name, 1, timeout_s, warm_up, pinning="off")
-    server = local.start(ServerOptions(store, Ports(PORTS[name]), stock=True), [served])
+    with _torchserve_of(python()):
+        server = local.start(ServerOptions(store, Ports(PORTS[name]), stock=True), [served])
     try:
         readiness.wait_ready(server)
         url, key_file = f"http://{LOOPBACK}:{server.port}", str(server.folder / local.KEY_FILE)
         yield Served(chosen, Target(kind="predictions", url=url, model=name, version=version, token_file=key_file))
     finally:
         local.stop(server)
+
+
+@contextmanager
+def _torchserve_of(executable: Path) -> Iterator[None]:
+    """Meanwhile local.start takes the TorchServe beside another Python, whose packages the workers then have."""
+    own, sys.executable = sys.executable, str(executable)
+    try:
+        yield
+    finally:
+        sys.executable = own

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -70,12 +69,12 @@ class Side(Protocol):
         ...
 
 
-def packages(environment: Path = ENVIRONMENT) -> Path:
-    """Where LangChain is installed, for this very Python. Raises KitError."""
-    folder = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    if not (folder / "langchain_huggingface").is_dir():
-        raise KitError(f"there is no LangChain in {folder}", "make bench-rag, which installs it first")
-    return folder
+def python(environment: Path = ENVIRONMENT) -> Path:
+    """The Python that has LangChain. Raises KitError."""
+    path = environment / "bin" / "python"
+    if not path.exists():
+        raise KitError(f"there is no {path}, which is to have LangChain", "make bench-rag, which installs it first")
+    return path
 
 
 class Peer:
@@ -83,12 +82,12 @@ class Peer:
 
     def __init__(self, model: Path, kind: Literal["eager", "compile"], log: Path) -> None:
         """log: a file for what it says. Raises KitError, Failed."""
-        packages()
+        command = [str(python()), str(PEER), str(model), kind]
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [str(ENVIRONMENT / "bin" / "python"), str(PEER), str(model), kind],
+                command,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -195,6 +194,8 @@ def make_index(config: AnyModelConfig, embedder: TextEmbedder, folder: Path) -> 
         spec_fingerprint=encoder_fingerprint(embedder.spec),
         dimension=embedder.dimension,
         folder=folder,
+        say=lambda line: None,
+        progress=lambda done, of: None,
     )
     return folder / indexing.CURRENT
 

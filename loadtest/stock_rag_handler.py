@@ -1,14 +1,14 @@
 """What a TorchServe user has who follows PyTorch's article on RAG: the comparison's other side, not the kit's.
 
 The article's pipeline, rag_peer.py's, in a plain handler on TorchServe's BaseHandler. Takes {"query", "k"}. Runs inside
-a worker, where there is nothing of the kit; LangChain comes from the folder that the configuration names.
+a worker of an environment with LangChain, where there is nothing of the kit.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+import rag_peer  # type: ignore[import-not-found] # beside this file in the archive
 import torch
 from ts.torch_handler.base_handler import BaseHandler
 
@@ -19,9 +19,6 @@ class StockRagHandler(BaseHandler):  # type: ignore[misc]
     def initialize(self, context: Any) -> None:
         """Load the model and index the documents, as the article does each time."""
         settings = context.model_yaml_config["handler"]
-        sys.path.append(settings["packages"])
-        import rag_peer  # type: ignore[import-not-found] # beside this file in the archive
-
         with torch.inference_mode():
             peer = rag_peer.Peer(settings["model"], "eager")
             peer.index()

@@ -219,6 +219,14 @@ def load_model(name: str, folder: Path = CONFIGS_DIR) -> AnyModelConfig:
     return config
 
 
+def retrieval_model(name: str) -> tuple[AnyModelConfig, RetrievalSettings]:
+    """A retrieval model's configuration and handler settings by name. Raises KitError, also for another handler's."""
+    config = load_model(name)
+    if not isinstance(config.handler, RetrievalSettings):
+        raise KitError(f"{name} is no retrieval model", "one whose model.handler is retrieval_handler.py")
+    return config, config.handler
+
+
 def load_file(path: Path) -> AnyModelConfig:
     """Parse and check one YAML. Raises KitError that names file, key path and, for unknown keys, the closest."""
     try:

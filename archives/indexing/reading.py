@@ -231,7 +231,7 @@ def _decoded(content: bytes, charset: str | None) -> str:
         except LookupError:  # no such codec, or one that is not of text
             text = content.decode("utf-8")
         text.encode("utf-8")  # UTF-7 decodes to halves of characters, which nothing can write
-    except UnicodeError:
+    except ValueError:  # UnicodeError, or a charset that no codec could have
         raise NotText(f"is no text in {charset or 'UTF-8'}") from None
     if "\0" in text:
         raise NotText("is no text")

@@ -65,7 +65,7 @@ def pages(start: str, depth: int, say: Say) -> Iterator[Page]:
         if pause_s:
             say(f"{address}: robots.txt asks for {pause_s:g} s between two pages")
         first = _first(session, address, robots)
-        folder = first.url[: _path_start(first.url) + urlsplit(first.url).path.rfind("/") + 1]
+        folder = urljoin(first.url, ".")
         known, bodies, asked, forbidden = {address, first.url}, {_sum(first)}, 1, 0
 
         def problem(url: str) -> str:
@@ -80,7 +80,7 @@ def pages(start: str, depth: int, say: Say) -> Iterator[Page]:
                     forbidden += 1
                     continue
                 if asked == MOST_PAGES:
-                    say(f"{address}: these were {MOST_PAGES} pages, and there are more; narrower addresses reach them")
+                    say(f"{address}: stopped after {MOST_PAGES} pages; addresses further down reach the others")
                     return
                 time.sleep(pause_s)
                 asked += 1
@@ -123,8 +123,8 @@ def _first(session: requests.Session, address: str, robots: RobotFileParser) -> 
             return "which is another host"
         return "" if robots.can_fetch(USER_AGENT, url) else "which robots.txt keeps out"
 
-    if reason := problem(address):
-        raise KitError(f"{address} cannot be indexed: {reason.removeprefix('which ')} it", "ask the site's owner")
+    if not robots.can_fetch(USER_AGENT, address):
+        raise KitError(f"{address} cannot be indexed: robots.txt keeps it out", "ask those whose site it is")
     try:
         return _fetch(session, address, problem)
     except _Left as reason:
@@ -216,11 +216,6 @@ def _is_below(url: str, folder: str) -> bool:
     """Raises ValueError."""
     is_page = urlsplit(url).scheme in ("http", "https")
     return is_page and _host(url) == _host(folder) and urlsplit(url).path.startswith(urlsplit(folder).path)
-
-
-def _path_start(url: str) -> int:
-    parts = urlsplit(url)
-    return len(f"{parts.scheme}://{parts.netloc}")
 
 
 def _sum(page: Page) -> bytes:

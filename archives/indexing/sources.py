@@ -97,24 +97,24 @@ def _topics() -> Iterator[Document]:
 
 
 def _folder(folder: Path, say: Say) -> Iterator[Document]:
-    documents = others = 0
+    count = others = 0
     for path in _files(folder, say):
         if path.suffix.lower() not in FORMATS:
             others += 1
             continue
         for document in _file(path, path.relative_to(folder).as_posix(), say):
-            documents += 1
+            count += 1
             yield document
     if others:
         say(f"{folder}: {others} other files were left out; read are {', '.join(FORMATS)}")
-    if not documents:
+    if not count:
         raise KitError(f"{folder} holds no documents", f"there are: {', '.join(FORMATS)}")
 
 
 def _files(folder: Path, say: Say) -> list[Path]:
     """All that are not hidden nor in hidden folders, by their path."""
     found: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=lambda error: say(f"{_left_out(error)}")):
+    for root, folders, names in os.walk(folder, onerror=lambda error: say(_left_out(error))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(filter(Path.is_file, found), key=lambda path: path.relative_to(folder).as_posix())
@@ -133,16 +133,16 @@ def _file(path: Path, source: str, say: Say) -> Iterator[Document]:
 
 
 def _pages(address: str, depth: int, say: Say) -> Iterator[Document]:
-    documents = 0
+    count = 0
     for page in site.pages(address, depth, say):
         try:
             title, text = read(page.body, _format(page), page.charset)
         except NotText as problem:
             say(f"{page.url} was left out: it {problem}")
             continue
-        documents += 1
+        count += 1
         yield Document(page.url, title or page.url, text)
-    if not documents:
+    if not count:
         raise KitError(f"{address} has no documents", "try the address in a browser")
 
 

@@ -38,6 +38,8 @@ class VectorCache:
         self.dimension = dimension
         self._record = np.dtype([("hash", f"V{HASH_BYTES}"), ("vector", "<f4", (dimension,))])
         path.parent.mkdir(parents=True, exist_ok=True)
+        for draft in path.parent.glob(f".{path.name}-*"):  # of a process that died in keep
+            draft.unlink()
         self._open()
 
     def __enter__(self) -> VectorCache:
@@ -66,6 +68,8 @@ class VectorCache:
         """Append vectors, [len(hashes), D]; the operating system has them when this returns. Raises ValueError."""
         if vectors.shape != (len(hashes), self.dimension):
             raise ValueError(f"vectors of shape {vectors.shape} for {len(hashes)} texts, D = {self.dimension}")
+        if not hashes:
+            return
         records = np.empty(len(hashes), dtype=self._record)
         records["hash"] = np.frombuffer(b"".join(hashes), dtype=f"V{HASH_BYTES}")
         records["vector"] = vectors
@@ -81,7 +85,7 @@ class VectorCache:
         draft = self.path.with_name(f".{self.path.name}-{os.getpid()}")
         with draft.open("wb") as file:
             for start in range(0, len(places), COPIED_RECORDS):
-                file.write(self._records()[places[start : start + COPIED_RECORDS]].tobytes())
+                file.write(self._records()[places[start : start + COPIED_RECORDS]].tobytes())  # mapped, not read
         self.close()
         draft.replace(self.path)
         self._open()

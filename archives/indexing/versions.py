@@ -43,7 +43,9 @@ def building(folder: Path, name: str) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise KitError(f"{name}: its index is being built by another process", "wait until that one is done") from None
+            raise KitError(
+                f"{name}: its index is being built by another process", "wait until that one is done"
+            ) from None
         for stale in folder.glob(".building-*"):
             shutil.rmtree(stale)
         for stale in folder.glob(f".{CURRENT}-*"):
@@ -80,7 +82,7 @@ def publish(draft: Path, folder: Path, key: str) -> Path:
 def keep(folder: Path, others: int, pattern: str) -> None:
     """Remove all folders of that pattern beside this one but the newest others, by the time they were last touched."""
     beside = [path for path in folder.parent.glob(pattern) if path != folder]
-    for stale in sorted(beside, key=lambda path: path.stat().st_mtime_ns)[: len(beside) - others]:
+    for stale in sorted(beside, key=lambda path: path.stat().st_mtime_ns)[: max(0, len(beside) - others)]:
         shutil.rmtree(stale)
 
 

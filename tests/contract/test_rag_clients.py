@@ -76,7 +76,7 @@ def test_its_vectors_are_ours(name: str, minilm_server: Started, expected: list[
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_without_the_token_the_library_says_so(name: str, minilm_server: Started) -> None:
-    command = [PYTHON, f"examples/{name}.py", "--url", minilm_server.url, "--token", "wrong"]
+    command = [str(PYTHON), f"examples/{name}.py", "--url", minilm_server.url, "--token", "wrong"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert "oken" in done.stderr
@@ -91,7 +91,7 @@ def run(*arguments: str, given: str = "") -> str:
     """Run this with the environment's Python, in the project's root. Returns what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
     done = subprocess.run(
-        [PYTHON, *arguments],
+        [str(PYTHON), *arguments],
         cwd=ROOT, env=environment, input=given, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

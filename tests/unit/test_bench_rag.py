@@ -160,6 +160,6 @@ def test_the_readme_has_the_ratios_and_the_recall(document: dict[str, Any]) -> N
 
 def test_without_langchain_it_is_said_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(KitError) as raised:
-        rag_sides.packages(tmp_path)
+        rag_sides.python(tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert raised.value.hint == "make bench-rag, which installs it first"

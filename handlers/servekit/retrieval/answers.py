@@ -78,14 +78,20 @@ def address_of(settings: AnswerSettings) -> SplitResult:
 
 
 def with_sources(lines: Any, sources: Sequence[dict[str, Any]]) -> Iterator[bytes]:
-    """The lines of a stream of server-sent events, with `sources` in the first one that holds an object."""
-    told = False
+    """The lines of a stream of server-sent events, with `sources` in the first one that holds an object.
+
+    Raises AnswerFailed when it ends without [DONE]: http.client gives no sign of a stream that was cut off.
+    """
+    told = ended = False
     for line in lines:
+        ended = ended or line.removeprefix(b"data:").strip() == b"[DONE]"
         if not told and line.startswith(b"data:") and (event := _object(line[5:])) is not None:
             told = True
             yield b"data: " + orjson.dumps(event | {"sources": list(sources)}) + b"\n"
         else:
             yield line
+    if not ended:
+        raise AnswerFailed("the server that writes answers broke off")
 
 
 def _body(request: RetrievalRequest, prompt: str, settings: AnswerSettings) -> dict[str, Any]:
