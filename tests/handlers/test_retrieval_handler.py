@@ -127,7 +127,12 @@ def test_many_queries_of_many_requests_are_one_call_and_one_search(
     monkeypatch.setattr(handler.index, "_faiss", _Counting(handler.index._faiss, calls, search))
     embedded: list[int] = []
     embed = handler.embedder.embed
-    monkeypatch.setattr(handler.embedder, "embed", lambda rows: (embedded.append(len(rows)), embed(rows))[1])
+
+    def counting(rows: Any) -> Any:
+        embedded.append(len(rows))
+        return embed(rows)
+
+    monkeypatch.setattr(handler.embedder, "embed", counting)
     replies = ask(
         handler,
         context,

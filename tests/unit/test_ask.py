@@ -43,7 +43,8 @@ class Told:
 
 def test_a_question_becomes_an_answer_with_sources_piece_by_piece() -> None:
     retriever = Told({"query": "q", "passages": PASSAGES, "prompt": "passages, then q"})
-    generator, said = Told(lines=TGI), []
+    generator = Told(lines=TGI)
+    said: list[str] = []
     found = ask(retriever, generator, "q", 9, said.append, 3)
     assert said == ["An", " answer"]
     assert found["answer"] == "An answer"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servekit.embedding_requests import EmbeddingRequest, parse_request, render_reply, shorten
+from servekit.embedding_requests import EmbeddingRequest, parse_request, render_reply
 from servekit.errors import RequestError
+from servekit.vectors import shorten
 from servekit.wire import Body, read_body, url_path
 
 JSON = {"content-type": "application/json"}

@@ -49,7 +49,7 @@ def test_every_yaml_of_the_kit_is_valid(name: str) -> None:
         ({"handler.warm_up": {}}, r"handler.warm_up: unknown key; did you mean 'warmup'\?"),
         ({"handler.compile.modes": "aot"}, r"handler.compile.modes: unknown key; did you mean 'mode'\?"),
         ({"loadtest.slo.e2e_sched": {}}, r"loadtest.slo.e2e_sched: unknown key; did you mean 'e2e_sched_ms'\?"),
-        ({"qqq": 1}, r"qqq: unknown key; known keys: deploy, handler, loadtest"),
+        ({"qqq": 1}, r"qqq: unknown key; known keys: deploy, handler, index, loadtest"),
         (
             {"handler.compile.mode": "ahead"},
             r"handler.compile.mode: Input should be 'aot', 'jit' or 'eager', got 'ahead'",
