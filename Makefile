@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve serve-rag test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex bench bench-classifier bench-llama bench-loadtest int8 digits lint format schema stop clean
+.PHONY: serve serve-rag test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -78,6 +78,19 @@ bench-llama: .venv/.installed-dev
 # What the load generator can be believed: about 3 minutes.
 bench-loadtest: .venv/.installed-dev
 	$(PY) -m loadtest.bench_generator $(ARGS)
+
+# LangChain's and LlamaIndex's OpenAI classes against TorchServe; their environment takes some minutes and 1.7 GB.
+test-rag-clients: .venv/.installed-dev .venv/rag/.installed
+	$(PY) -m pytest tests/contract/test_rag_clients.py $(ARGS)
+
+# Against the RAG article's script, and its pipeline as a handler: about 15 minutes.
+bench-rag: .venv/.installed-dev .venv/int8/torchao .venv/rag/.installed
+	$(PY) -m loadtest.bench_rag $(ARGS)
+
+.venv/rag/.installed: .venv/.installed requirements-rag-clients.txt
+	@$(PYTHON) -m venv .venv/rag
+	@.venv/rag/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-rag-clients.txt
+	@touch $@
 
 # The digits' teacher, and the student that is shipped: about 12 minutes.
 digits: .venv/.installed-dev

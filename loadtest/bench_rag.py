@@ -232,7 +232,11 @@ def same_passages(asked: Mapping[str, Sequence[Asked]]) -> list[Row]:
     """Whether it is the same search at all: the share of the article's passages that are found."""
     reference = asked[EAGER][-1].found
     return [
-        Row(f"the passages of the article's script, {name}", 100 * overlap(reference, asked[name][-1].found), "%")
+        Row(
+            f"same passages as the article's script, eager: {name}",
+            100 * overlap(reference, asked[name][-1].found),
+            "%",
+        )
         for name in (KIT, COMPILED, KIT_INT8)
     ]
 

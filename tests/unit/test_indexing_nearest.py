@@ -60,7 +60,7 @@ def test_every_kind_of_any_size_finds_what_it_holds(
     scores, places = index.search(vectors[:50], 1)
     assert places[:, 0].tolist() == list(range(min(count, 50)))
     assert scores[:, 0] == pytest.approx(np.ones(min(count, 50)), abs=1e-5)
-    assert recall_against_flat(index, vectors) > 0.9
+    assert recall_against_flat(index, vectors) > (0.75 if kind == "ivf" else 0.99)
     assert capfd.readouterr() == ("", "")  # faiss warns on stderr
 
 

@@ -95,7 +95,14 @@ def test_only_this_host_and_folder(web: Site) -> None:
     web.page(
         "/docs/a/start.html",
         *("../up.html", "/", f"{other}/docs/a/x.html", f"{port}/docs/a/x.html", "http://h:bad/docs/a/"),
-        *("mailto:me@h", "javascript:x()", "ftp://127.0.0.1/docs/a/x", "below.html", "//127.0.0.1:x/", "../a/./two.html"),
+        *(
+            "mailto:me@h",
+            "javascript:x()",
+            "ftp://127.0.0.1/docs/a/x",
+            "below.html",
+            "//127.0.0.1:x/",
+            "../a/./two.html",
+        ),
     )
     web.page("/docs/a/below.html")
     web.page("/docs/a/two.html")

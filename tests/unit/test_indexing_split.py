@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pydoc_data.topics import topics
 
 import pytest
@@ -16,8 +17,10 @@ WORDS = st.text(alphabet="ab1é漢 \n\t#`-*.\u00a0", max_size=300)
 SOURCES = st.sampled_from(["a.txt", "a.md"])
 
 
-def covered(text: str, found: list[Passage]) -> set[int]:
-    return {place for each in found for place in range(each.start, each.start + len(each.text))}
+def left_out(text: str, found: list[Passage]) -> str:
+    """The characters that are in no passage."""
+    covered = {place for each in found for place in range(each.start, each.start + len(each.text))}
+    return "".join(letter for place, letter in enumerate(text) if place not in covered)
 
 
 @given(text=WORDS, source=SOURCES, size=st.integers(1, 40))
@@ -25,17 +28,14 @@ def test_without_overlap_every_character_is_in_one_passage(text: str, source: st
     found = passages(Document(source, "t", text), size, 0)
     assert all(text[each.start : each.start + len(each.text)] == each.text for each in found)
     assert all(0 < len(each.text) <= size for each in found)
-    ends = [each.start + len(each.text) for each in found]
-    assert all(end <= after.start for end, after in zip(ends, found[1:], strict=False))
-    left = "".join(letter for place, letter in enumerate(text) if place not in covered(text, found))
-    assert not any(map(str.isalnum, left))
+    assert all(before.start + len(before.text) <= after.start for before, after in pairwise(found))
+    assert not any(map(str.isalnum, left_out(text, found)))
 
 
 @given(text=st.text(alphabet="ab1é漢 \n\t", max_size=300), source=SOURCES, size=st.integers(1, 40))
 def test_of_words_alone_only_blanks_are_left(text: str, source: str, size: int) -> None:
     found = passages(Document(source, "t", text), size, 0)
-    left = {letter for place, letter in enumerate(text) if place not in covered(text, found)}
-    assert left <= set(" \n\t")
+    assert set(left_out(text, found)) <= set(" \n\t")
 
 
 @given(text=WORDS, source=SOURCES, size=st.integers(1, 40), share=st.floats(0, 0.99))
@@ -48,10 +48,10 @@ def test_with_overlap_passages_stand_where_they_say(text: str, source: str, size
 def test_neighbours_share_what_overlaps() -> None:
     text = " ".join(f"w{number}" for number in range(40))
     found = passages(Document("a.txt", "t", text), 40, 15)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         shared = before.start + len(before.text) - after.start
         assert 0 < shared <= 15
-    assert covered(text, found) >= {place for place, letter in enumerate(text) if letter != " "}
+    assert left_out(text, found).strip() == ""
 
 
 def test_a_passage_knows_its_document() -> None:
@@ -85,5 +85,4 @@ def test_all_of_pydoc_s_topics() -> None:
     for name, text in topics.items():
         found = passages(Document(name, name, text), 1000, 100)
         assert all(text[each.start : each.start + len(each.text)] == each.text for each in found)
-        left = {letter for place, letter in enumerate(text) if place not in covered(text, found)}
-        assert not any(map(str.isalnum, left))
+        assert not any(map(str.isalnum, left_out(text, found)))

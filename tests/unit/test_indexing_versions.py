@@ -31,7 +31,7 @@ def test_there_is_no_current_version_before_the_first(tmp_path: Path) -> None:
     assert current(tmp_path / "none") is None
     version = made(tmp_path / "m", KEYS[0])
     assert current(tmp_path / "m") == version == tmp_path / "m" / KEYS[0]
-    assert os.readlink(tmp_path / "m" / "current") == KEYS[0]  # still right when the store is moved
+    assert (tmp_path / "m" / "current").readlink() == Path(KEYS[0])  # still right when the store is moved
 
 
 def test_the_two_newest_are_kept(tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
 def test_the_current_one_is_kept_when_the_clock_went_back(tmp_path: Path) -> None:
     for key in KEYS[:2]:
         os.utime(made(tmp_path, key), (2**32, 2**32))
-    assert current(tmp_path) == (version := made(tmp_path, KEYS[2])) or version
-    assert (current(tmp_path) or tmp_path).name == KEYS[2]
+    version = made(tmp_path, KEYS[2])
+    assert current(tmp_path) == version
     assert len(names(tmp_path)) == 3
 
 
@@ -75,9 +75,14 @@ def test_a_version_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_build_that_fails_leaves_the_version_before(tmp_path: Path) -> None:
     version = made(tmp_path, KEYS[0])
-    with pytest.raises(RuntimeError), building(tmp_path, "m") as draft:
-        (draft / "file").write_text("half")
-        raise RuntimeError
+
+    def fails() -> None:
+        with building(tmp_path, "m") as draft:
+            (draft / "file").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
     assert current(tmp_path) == version
     assert names(tmp_path) == [KEYS[0], "current"]
 
