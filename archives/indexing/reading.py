@@ -118,7 +118,7 @@ def html_text(markup: str) -> Text:
     writer.end(PARAGRAPH)
     heading = soup.find("title") or soup.find("h1")
     title = heading.get_text().replace(HEADING_LINK, " ") if heading else ""
-    return Text(_encodable(" ".join(title.split())), _encodable("".join(writer.parts)))
+    return Text(" ".join(title.split()), "".join(writer.parts))
 
 
 class _Place(NamedTuple):
@@ -246,8 +246,3 @@ def _parsed(markup: str) -> BeautifulSoup:
             return BeautifulSoup(markup, "html.parser")
         except ParserRejectedMarkup:
             raise NotText("is no HTML that can be parsed") from None
-
-
-def _encodable(text: str) -> str:
-    """Without what only entities can write: &#0; and halves of characters, &#xD800;."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -53,7 +53,7 @@ def web() -> Iterator[Site]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body.replace(b"COUNT", str(here.asked[self.path]).encode()))
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -183,7 +183,8 @@ def test_where_the_first_page_leads_is_where_the_site_is(web: Site) -> None:
 def test_the_same_page_by_another_name_counts_once(web: Site) -> None:
     web.page("/", "index.html", "a", text="same")
     web.answers["/index.html"] = web.answers["/"]
-    web.page("/a")
+    web.page("/a", "/b", text="seen COUNT times")  # another text each time
+    web.redirect("/b", "/a")
     assert web.found("/") == ["/", "/a"]
 
 
