@@ -70,13 +70,14 @@ def test_every_block_is_known() -> None:
         ".venv/bin/python",
         ".venv/bin/python",
         ".venv/bin/python",
+        ".venv/bin/python",
         ".venv/bin/torchserve",
     ]
 
 
 @pytest.mark.usefixtures("port_8080")
 def test_the_commands_work() -> None:
-    commands, curl, python, digits, llama, plan, load, verbs, by_hand, stop = blocks()
+    commands, curl, python, digits, llama, rag, plan, load, verbs, by_hand, stop = blocks()
     assert commands[1].splitlines() == ["make serve", "make test"]
     assert "pytest" in run("bash", "make -n test")
     serve = subprocess.Popen(
@@ -88,6 +89,10 @@ def test_the_commands_work() -> None:
         assert run(*python).split() == ["2", "384", "6"]
         assert '[{"label":"7"' in run(*digits)  # beside the server on 8080
         assert "data: [DONE]" in run(*llama)
+        answered = run(*rag)
+        assert '"passages":[{"source":"with"' in answered
+        assert '"sources":[' in answered
+        assert "data: [DONE]" in answered
         assert "75 % used" in run(*plan)
         assert "PASS  digits" in run_under_load(*load)
         assert '"ready": true' in run(*verbs)
