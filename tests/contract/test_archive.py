@@ -144,9 +144,9 @@ def test_a_handler_that_does_not_load_is_told_in_its_own_words(
 
 
 def test_wrong_numbers_fail(root: Path, tmp_path: Path) -> None:
-    wrong = (
-        (root / "embedding_handler.py").read_text().replace("return np.asarray(vectors", "return -np.asarray(vectors")
-    )
+    right = (root / "embedding_handler.py").read_text()
+    wrong = right.replace("return vectors\n", "return -vectors\n")
+    assert wrong != right
     with pytest.raises(Failed, match=r"answer 0: cosine -1\.0"):
         verify(edited(root, tmp_path / "minilm", wrong))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ from model_configs.schema import AnyModelConfig, Index, load_model
 from servekit.golden import GOLDEN_FILE, Golden
 from servekit.retrieval import index as serving
 from servekit.retrieval.passages import Passage
-from servekit.vectors import Vectors
+from servekit.vectors import Vectors, normalised
 
 D = 256
 PASS_TEXTS = 4
@@ -141,6 +142,7 @@ def test_any_letters_come_back_from_the_files(tmp_path: Path, folder: Path) -> N
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     built = build(folder, tmp_path / "a.txt")
     assert [each.text for each in serving.Index(built.folder, ENCODER).passages] == [text.strip()]
+    assert "漢字".encode() in (built.folder / "passages.jsonl").read_bytes()
 
 
 def test_what_has_not_changed_is_not_embedded_again(docs: Path, folder: Path) -> None:
@@ -268,11 +270,30 @@ def test_the_golden_request_is_answered_by_the_index(docs: Path, folder: Path, k
 def test_golden_queries_leave_passages_out_that_others_are_as_near_to() -> None:
     texts = ["same words here", "alone one", "same words here", "alone two", "same words here"]
     passages = [Passage(f"{number}", "", 0, text) for number, text in enumerate(texts)]
-    vectors = vectors_of(texts) / np.linalg.norm(vectors_of(texts), axis=1, keepdims=True)
+    vectors = normalised(vectors_of(texts))
     asked = golden_candidates(passages)
     golden = golden_request(passages, vectors, asked, vectors_of(asked), make_index(vectors, "flat", 1))
     assert golden.body["query"] == ["alone one", "alone two"]
     assert golden.expected == [{"source": "1", "start": 0}, {"source": "3", "start": 0}]
+
+
+def test_golden_queries_leave_passages_out_that_an_approximate_index_misses() -> None:
+    texts = ["one a", "two b", "three c", "four d"]
+    passages = [Passage(text, "", 0, text) for text in texts]
+    vectors = normalised(vectors_of(texts))
+    partly = faiss.IndexIDMap(faiss.IndexFlatIP(D))
+    partly.add_with_ids(vectors[[0, 3]], np.array([0, 3]))
+    golden = golden_request(passages, vectors, texts, vectors, partly)
+    assert golden.body["query"] == ["one a", "four d"]
+    assert [each["source"] for each in golden.expected] == ["one a", "four d"]
+
+
+def test_golden_queries_are_no_passages_that_were_embedded(docs: Path, folder: Path) -> None:
+    words = Words()
+    built = build(folder, docs, embed=words, config=config(chunk_size=1000, kind="flat"))
+    assert built.info.passages == 12
+    assert len(words.texts) > 12  # a query is the beginning of a passage, and a text of its own
+    assert built.embedded == 12
 
 
 def test_golden_queries_are_beginnings_from_all_over_the_index() -> None:

@@ -14,16 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from servekit import fingerprint
-from servekit.encoders.module import EncoderSpec
 from servekit.retrieval.passages import Filter, Passage, matches
 from servekit.vectors import Vectors, normalised
+
+if TYPE_CHECKING:  # it brings torch, and building an index needs none
+    from servekit.encoders.module import EncoderSpec
 
 SCHEMA = "servekit.index/1"
 INFO_FILE, VECTORS_FILE, PASSAGES_FILE = "index.json", "vectors.faiss", "passages.jsonl"
