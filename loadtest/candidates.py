@@ -38,6 +38,11 @@ FLOAT32_STEPS = ("eager", "channels_last", "compile")
 SLOTS = (1, 2, 4, 8, 16, 32)
 PREFILL_CHUNKS = (64, 128, 256, 512)
 MICRO_BATCH_SIZES = (1, 2, 4, 8)
+TUNED_KEYS = (
+    *(f"torchserve.{key}" for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")),
+    *(f"handler.{key}" for key in ("threads", "pinning", "batch_sizes", "max_batch_texts", "max_padding")),
+    *("handler.prefill_chunk", "handler.warmup.batch_sizes", "handler.compile.batch_buckets"),
+)
 MOST_CANDIDATES = 5000
 """A larger product is thinned at random; it only happens on machines with many CPUs."""
 
@@ -93,6 +98,19 @@ def key(config: AnyModelConfig) -> str:
     micro = config.micro_batching.model_dump(mode="json") if config.micro_batching else None
     parts = [config.torchserve.model_dump(mode="json"), config.resolved_handler.model_dump(mode="json"), micro]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def untuned(config: AnyModelConfig) -> AnyModelConfig:
+    """The configuration as it is before anybody has tuned it: TUNED_KEYS at the schema's defaults."""
+    raw = config.model_dump(exclude_unset=True)
+    for path in TUNED_KEYS:
+        *sections, last = path.split(".")
+        found: Any = raw
+        for part in sections:
+            found = found.get(part, {})
+        found.pop(last, None)
+    changed: AnyModelConfig = type(config).model_validate(raw)
+    return changed
 
 
 def space(config: AnyModelConfig, cpus: int, seed: int = 0) -> list[Candidate]:

@@ -17,6 +17,7 @@ from loadtest import conclude, lab, options, records, report, serving, tuned, wo
 from loadtest import run as runs
 from loadtest import sweep as sweeping
 from loadtest import tune as tuning
+from loadtest.candidates import untuned
 from loadtest.plan import PLAN_FILE, Plan
 from loadtest.run import Run
 from loadtest.serving import Served
@@ -150,12 +151,15 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of timetables and of the choice of candidates.")] = 0,
     processes: Processes = 1,
     port: Annotated[int, typer.Option(help="Where candidates are served.")] = serving.PORT + 10,
+    from_defaults: Annotated[
+        bool, typer.Option(help="Begin with the defaults of all that is tuned, not with the YAML's values.")
+    ] = False,
     write: Annotated[bool, typer.Option(help="Write the winner into model_configs/ when it is better.")] = False,
     to: Out = None,
     json_file: JsonFile = None,
 ) -> None:
     """Search workers, threads, batching and engine options on this machine, and show why."""
-    config = load_model(name)
+    config = untuned(load_model(name)) if from_defaults else load_model(name)
     chosen = options.slo_of(slo or [])
     found = tuning.tune(
         config,

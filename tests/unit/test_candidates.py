@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.candidates import Candidate, axes, combine, key, pairs, sample, space
+from loadtest.candidates import Candidate, axes, combine, key, pairs, sample, space, untuned
 from model_configs import schema
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model, model_names
@@ -17,6 +17,16 @@ MINILM, DIGITS, LLAMA = load_model("minilm"), load_model("digits"), load_model("
 SPACES = {config.model.name: space(config, 2) for config in (MINILM, DIGITS, LLAMA)}
 QUALITY = ("amp", "quantize", "max_length", "pooling", "normalize", "candidates", "function", "max_stop_strings")
 """Settings that change what is answered."""
+
+
+@pytest.mark.parametrize("name", ["minilm", "digits", "pydoc-llama", "pydoc-rag"])
+def test_an_untuned_configuration_has_the_defaults_and_is_valid(name: str) -> None:
+    config = load_model(name)
+    found = untuned(config)
+    assert schema.cross_checks(found) == []
+    assert (found.torchserve.batchSize, found.torchserve.maxWorkers, found.handler.threads) == (1, 1, "auto")
+    assert (found.model, found.loadtest) == (config.model, config.loadtest)
+    assert untuned(found) == found
 
 
 @pytest.mark.parametrize("name", model_names())
