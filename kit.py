@@ -17,7 +17,7 @@ import typer
 import yaml
 
 import model_configs
-from archives import STORE, assets, build, verify
+from archives import STORE, assets, build, machines, verify
 from archives import verbs as archive_verbs
 from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
 from deploy import verbs as deploy_verbs
@@ -91,10 +91,20 @@ def archive(
     name: ModelName,
     archive_format: Annotated[str | None, typer.Option("--format", help="mar, no-archive or tgz.")] = None,
     force: Annotated[bool, typer.Option(help="Package again even if nothing changed.")] = False,
+    compile_for: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CPU", help="amx, avx512_vnni, avx512, avx2, sve, neon; repeatable."),
+    ] = None,
+    artifacts_from: Annotated[
+        list[Path] | None, typer.Option(metavar="ARCHIVE", help="Take what another machine compiled, too.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Build a model's archive into archives/store: weights, compiled artefact, golden request, handler."""
-    built = _build(schema.load_model(name), archive_format, force)
+    config = machines.compiled_for(schema.load_model(name), compile_for or [])
+    for source in artifacts_from or []:
+        out.print(f"{source}: for {', '.join(machines.adopt(source, _prepared(config)))}")
+    built = _build(config, archive_format, force)
     row = {
         "model": built.name,
         "archive": str(built.path.relative_to(model_configs.ROOT)),
@@ -329,6 +339,11 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
     if wrong:
         raise KitError(f"--set {wrong[0]}: not KEY=VALUE", "kit.py distill --help")
     return {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _prepared(config: schema.AnyModelConfig) -> Path:
+    with err.status(f"building {config.model.name}"):
+        return assets.prepare(config, assets.find_weights(config), STORE / ".prepared")
 
 
 def _build(config: schema.AnyModelConfig, archive_format: str | None, force: bool) -> build.Archive:

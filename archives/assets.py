@@ -23,6 +23,7 @@ from model_configs import HANDLERS_DIR, ROOT
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig, Assets
 from servekit import fingerprint
+from servekit.settings import EmbeddingSettings
 
 # What a transformers or sentence-transformers folder needs at run time; pickled weights are left out on purpose.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json")
@@ -52,8 +53,9 @@ BUILDERS = {
 # as `kit.py tune` does, compiles nothing anew.
 _OF_AN_ENCODER = {
     **dict.fromkeys(("threads", "pinning", "max_request_bytes", "max_padding", "max_texts_per_request"), True),
+    "max_pass_tokens": True,
     "warmup": True,
-    "compile": {"batch_buckets", "length_buckets"},
+    "compile": {"batch_buckets", "length_buckets", "require_artifacts"},
 }
 SERVING_ONLY: dict[str, dict[str, Any]] = {
     "embedding_handler.py": _OF_AN_ENCODER,
@@ -191,6 +193,14 @@ def calibration_folder(config: AnyModelConfig) -> Path | None:
 
 def _require_tools(config: AnyModelConfig) -> None:
     settings = config.handler
+    here = fingerprint.levels()
+    for level in settings.compile.machines if isinstance(settings, EmbeddingSettings) else ():
+        if level not in here:
+            raise KitError(
+                f"{config.model.name}: for {level} nothing can be compiled here: this CPU is {here[0]}",
+                f"build the archive on a machine that is {level}, and add its artefacts here: kit.py archive "
+                f"{config.model.name} --artifacts-from ARCHIVE",
+            )
     if "compiler" in settings.needs and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "g++", "clang++"])):
         raise KitError(
             f"{config.model.name}: {settings.needs['compiler']} needs a C++ compiler, and there is none",

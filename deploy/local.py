@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy import RUN_DIR, cpus, render
+from deploy import RUN_DIR, cpus, render, runtime
 from deploy.client import Client
 from deploy.java import find_java_home
 from deploy.render import LOOPBACK, Ports, ServerOptions
@@ -209,6 +209,7 @@ def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]
     }
     return {
         **kept,
+        **runtime.variables(kept),
         # The check for TorchServe's launcher runs plain `python` (WorkerLifeCycle.java); the models' is meant.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "JAVA_HOME": str(java_home),

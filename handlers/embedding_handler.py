@@ -18,7 +18,17 @@ from servekit.embedder import TextEmbedder
 from servekit.embedding_requests import EmbeddingRequest, parse_request, render_reply
 from servekit.errors import RequestError, overloaded
 from servekit.log import log, quiet_worker
-from servekit.metrics import BATCH_FILL, FORWARD, PADDING, REFUSED, TEXTS, TOKENIZE, TRUNCATED, Recorder
+from servekit.metrics import (
+    BATCH_FILL,
+    FORWARD,
+    PADDING,
+    RECOMPILES,
+    REFUSED,
+    TEXTS,
+    TOKENIZE,
+    TRUNCATED,
+    Recorder,
+)
 from servekit.model_list import render_models
 from servekit.settings import EmbeddingSettings
 from servekit.tokenizer import TokenRow
@@ -70,6 +80,7 @@ class EmbeddingHandler:
         vectors = self.inference([row for request_rows in rows.values() for row in request_rows])
         self.postprocess(requests, rows, vectors, context, replies)
         self.metrics.observe(BATCH_FILL, len(data) / self.batch_size)
+        self.metrics.observe(RECOMPILES, self.embedder.recompiled())
         return replies
 
     def preprocess(self, data: list[Row], context: Any, replies: list[bytes]) -> dict[int, EmbeddingRequest]:
@@ -114,10 +125,10 @@ class EmbeddingHandler:
     def inference(self, rows: list[TokenRow]) -> Vectors:
         """Vectors of all rows, [rows, D] float32, in forward passes of rows of similar length."""
         started = time.perf_counter()
-        vectors, shapes = self.embedder.embed(rows)
+        vectors, slots = self.embedder.embed(rows)
         if rows:
             self.metrics.observe(FORWARD, time.perf_counter() - started)
-            self.metrics.observe(PADDING, padding_waste([len(row.ids) for row in rows], shapes))
+            self.metrics.observe(PADDING, padding_waste(sum(len(row.ids) for row in rows), slots))
         return vectors
 
     def postprocess(

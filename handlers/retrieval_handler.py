@@ -26,6 +26,7 @@ from servekit.metrics import (
     FAILED,
     FORWARD,
     PADDING,
+    RECOMPILES,
     REFUSED,
     SEARCH,
     TEXTS,
@@ -92,6 +93,7 @@ class RetrievalHandler:
         found = self.inference(requests)
         self.postprocess(requests, found, context, replies)
         self.metrics.observe(BATCH_FILL, len(data) / self.batch_size)
+        self.metrics.observe(RECOMPILES, self.embedder.recompiled())
         return replies
 
     def preprocess(
@@ -127,7 +129,7 @@ class RetrievalHandler:
         if not flat:
             return {}
         started = time.perf_counter()
-        vectors, shapes = self.embedder.embed(flat)
+        vectors, slots = self.embedder.embed(flat)
         embedded = time.perf_counter()
         ks = [request.k for request, rows in requests.values() for _ in rows]
         filters = [request.filters for request, rows in requests.values() for _ in rows]
@@ -138,7 +140,7 @@ class RetrievalHandler:
         }
         self.metrics.observe(FORWARD, embedded - started)
         self.metrics.observe(SEARCH, time.perf_counter() - embedded)
-        self.metrics.observe(PADDING, padding_waste([len(row.ids) for row in flat], shapes))
+        self.metrics.observe(PADDING, padding_waste(sum(len(row.ids) for row in flat), slots))
         self.metrics.observe(TEXTS, len(flat))
         if truncated := sum(row.truncated for row in flat):
             self.metrics.observe(TRUNCATED, truncated)

@@ -29,6 +29,7 @@ from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from loadtest.figures import BENCHMARKS, write_readme
 from loadtest.passport import in_words, passport
+from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model
 from servekit.encoders import aot
 from servekit.encoders.module import EncoderSpec, encoder_spec, load_module
@@ -68,11 +69,14 @@ def make_steps(spec: EncoderSpec, artefact: Path) -> dict[str, Forward]:
         name: (torch.compile(module, dynamic=False, fullgraph=True, options=dict(options)), options)
         for name, options in (("compile", plain), ("freezing", frozen), ("inference_mode", frozen))
     }
-    package = aot.AotEncoder(artefact)
+    found = aot.find(spec, artefact)
+    if not isinstance(found, Path):
+        raise KitError(f"minilm: {found}", "kit.py archive minilm --force")
+    package = aot.AotEncoder(found)
 
     def run(name: str, ids: torch.Tensor, mask: torch.Tensor) -> Any:
         if name == "aot":
-            return package(ids, mask)
+            return package(ids.tolist())
         no_gradient = torch.inference_mode if name == "inference_mode" else torch.no_grad
         if name == "eager":
             with no_gradient():

@@ -49,7 +49,7 @@ def embed(embedder: TextEmbedder, say: Say = lambda line: None) -> Embed:
         for start in range(0, len(texts), SLICE_TEXTS):
             rows = embedder.tokenizer(texts[start : start + SLICE_TEXTS])
             truncated += sum(row.truncated for row in rows)
-            for places, _, vectors in embedder.passes(rows):
+            for places, vectors in embedder.passes(rows):
                 yield [start + place for place in places], vectors
         if truncated:
             limit = embedder.spec.max_length

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +29,8 @@ INDUCTOR_CONFIG = {
     "size_asserts": False,
     "aot_inductor.enable_line_tables": False,
 }
+ONEDNN_LEVELS = {"amx": "AVX512_CORE_AMX", "avx512_vnni": "AVX512_CORE_BF16", "avx512": "AVX512_CORE", "avx2": "AVX2"}
+"""oneDNN's names for fingerprint.LEVELS: weights are packed for the CPU that it thinks it runs on."""
 DESCRIPTOR_BYTES = 772
 """Of one oneDNN memory descriptor in a package, as torch 2.13 writes it."""
 DESCRIPTOR_GAPS = (slice(108, 112), slice(316, 320))
@@ -44,6 +47,33 @@ def missing_compiler() -> str:
     except InvalidCxxCompiler:
         return "no C++ compiler: set CXX or install g++"
     return ""
+
+
+def build_environment(level: str) -> dict[str, str]:
+    """Variables that a process which compiles for this level of fingerprint.LEVELS has to be started with."""
+    return {"ONEDNN_MAX_CPU_ISA": ONEDNN_LEVELS[level]} if level in ONEDNN_LEVELS else {}
+
+
+@contextmanager
+def compiling_for(level: str) -> Iterator[None]:
+    """Inductor writes vector code for this level of fingerprint.LEVELS, which this CPU must have."""
+    from torch._inductor import cpu_vec_isa
+
+    levels = list(fingerprint.LEVELS)
+    # Inductor takes the first of this list that the CPU has.
+    names = {"VecAMX": "amx", "VecAVX512VNNI": "avx512_vnni", "VecAVX512": "avx512", "VecAVX2": "avx2"}
+    allowed = [
+        isa
+        for isa in cpu_vec_isa.supported_vec_isa_list
+        if levels.index(names.get(type(isa).__name__, level)) >= levels.index(level)
+    ]
+    cached = cpu_vec_isa.valid_vec_isa_list
+    with mock.patch.object(cpu_vec_isa, "supported_vec_isa_list", allowed):
+        cached.cache_clear()
+        try:
+            yield
+        finally:
+            cached.cache_clear()
 
 
 def compile_package(module: nn.Module, inputs: tuple[Tensor, ...], package: Path, dynamic: Any = None) -> None:

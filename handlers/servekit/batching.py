@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def plan_groups(lengths: Sequence[int], max_batch: int, max_padding: float) -> list[list[int]]:
+def plan_groups(
+    lengths: Sequence[int], max_batch: int, max_padding: float, max_tokens: int | None = None
+) -> list[list[int]]:
     """Split texts into forward passes.
 
     lengths: tokens of each text, ≥ 1. Returns groups of indices into lengths, longest text first; every index
-    stands in exactly one group, a group has at most max_batch members and pads at most max_padding of its
-    token slots (rows × longest row). Equal lengths keep their order, so the same batch gives the same groups.
+    stands in exactly one group, a group has at most max_batch members, at most max_tokens tokens unless it is a single
+    text, and pads at most max_padding of its token slots (rows × longest row). Equal lengths keep their order, so the
+    same batch gives the same groups.
     """
     groups: list[list[int]] = []
     tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
         group = groups[-1] if groups else None
-        if group is not None and len(group) < max_batch:
+        if group is not None and len(group) < max_batch and (max_tokens is None or tokens + length <= max_tokens):
             slots = lengths[group[0]] * (len(group) + 1)
             if slots - (tokens + length) <= max_padding * slots:
                 group.append(index)
@@ -37,10 +40,9 @@ def cut(count: int, sizes: Sequence[int]) -> list[int]:
     return parts
 
 
-def padding_waste(lengths: Sequence[int], shapes: Sequence[tuple[int, int]]) -> float:
-    """Share of the token slots of shapes (rows, columns) that hold none of the tokens counted in lengths."""
-    slots = sum(rows * columns for rows, columns in shapes)
-    return 1.0 - sum(lengths) / slots if slots else 0.0
+def padding_waste(tokens: int, slots: int) -> float:
+    """Share of the token slots that were computed and hold no token."""
+    return 1.0 - tokens / slots if slots else 0.0
 
 
 def count_admitted(costs: Sequence[float], budget: float) -> int:

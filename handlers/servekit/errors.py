@@ -1,10 +1,17 @@
-"""The one error a request can end in, and the body it is told in. Knows nothing of batches or of TorchServe."""
+"""The one error a request can end in, and the body it is told in; the one that a worker refuses to start with.
+
+Knows nothing of batches or of TorchServe.
+"""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 import orjson
+
+
+class UnusableArtefact(Exception):
+    """A worker may not start: what was compiled for it does not fit, and it may not do without."""
 
 
 class RequestError(Exception):

@@ -16,6 +16,16 @@ ISA_FEATURES = (
     "avx2", "fma3", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8",
     "amx_bf16", "neon", "bf16", "i8mm", "sve", "sve2",
 )  # fmt: skip
+LEVELS = {
+    "amx": {"avx512_f", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"},
+    "avx512_vnni": {"avx512_f", "avx512_vnni"},
+    "avx512": {"avx512_f"},
+    "avx2": {"avx2", "fma3"},
+    "sve": {"sve", "bf16"},
+    "neon": {"neon"},
+}
+"""Kinds of CPU that an encoder is compiled for, the best first, and what each has: those that Inductor tells apart
+(cpu_vec_isa.py)."""
 # The kernel's names for some of those; torch before 2.10 has no list of its own.
 FLAG_NAMES = {"avx512f": "avx512_f", "fma": "fma3", "asimd": "neon"}
 CHUNK_BYTES = 1 << 20
@@ -56,6 +66,12 @@ def cpu_features() -> tuple[str, set[str]]:
         found: Mapping[str, Any] = torch.cpu.get_capabilities()
         return str(found["architecture"]), {name for name, there in found.items() if there}
     return platform.machine(), {FLAG_NAMES.get(flag, flag) for flag in cpuinfo("flags", "Features").split()}
+
+
+def levels() -> list[str]:
+    """Which of LEVELS this CPU is, the best first."""
+    _, features = cpu_features()
+    return [level for level, needed in LEVELS.items() if needed <= features]
 
 
 def cpu_model() -> str:

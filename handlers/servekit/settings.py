@@ -14,6 +14,8 @@ from servekit.retrieval.prompt import PASSAGE_FIELDS, PROMPT_FIELDS, template_pr
 from servekit.strict import Strict
 
 PositiveInt = Annotated[int, Field(ge=1)]
+Level = Literal["amx", "avx512_vnni", "avx512", "avx2", "sve", "neon"]
+"""Of servekit/fingerprint.py's LEVELS."""
 Buckets = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 
 
@@ -26,17 +28,28 @@ class CompileSettings(Strict):
     """
 
     mode: Literal["aot", "jit", "eager"] = "aot"
-    precision: Literal["fp32", "int8"] = "fp32"
-    """int8, aot only: weights by row and activations by token in 8 bits; the archive is built with torchao."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """aot only. int8: weights by row and activations by token in 8 bits; the archive is built with torchao. bf16:
+    linear layers in bfloat16, for CPUs that have it."""
+    require_artifacts: bool = False
+    """aot only: a worker for which the archive holds no fitting artefact does not start, instead of compiling."""
+    machines: Annotated[tuple[Level, ...], Field(strict=False)] = ()
+    """aot only: kinds of CPU that the archive is built for, else that of the machine that builds it."""
     batch_buckets: Buckets = (1, 8)
     """jit only: texts in a forward pass; handler.max_batch_texts is always the last bucket."""
     length_buckets: Buckets = (16, 64)
     """jit only: tokens in a row; the model's maximum length is always the last bucket."""
 
     @model_validator(mode="after")
-    def _int8_is_compiled(self) -> CompileSettings:
-        if self.precision == "int8" and self.mode != "aot":
-            raise ValueError(f"precision: int8 goes with mode: aot, not {self.mode}")
+    def _what_is_for_aot_alone(self) -> CompileSettings:
+        if self.mode != "aot":
+            wanted = {
+                f"precision: {self.precision}": self.precision != "fp32",
+                "require_artifacts: true": self.require_artifacts,
+                f"machines: {list(self.machines)}": bool(self.machines),
+            }
+            for key in (key for key, asked in wanted.items() if asked):
+                raise ValueError(f"{key} goes with mode: aot, not {self.mode}")
         return self
 
 
@@ -70,8 +83,12 @@ class EmbeddingSettings(CpuSettings):
     """Run Python code that comes with the weights. Only for weights whose code you have read."""
     max_batch_texts: PositiveInt = 32
     """Most texts in one forward pass; larger batches are split."""
-    max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.12
-    """Share of token slots in one forward pass that may be padding before the batch is split."""
+    max_pass_tokens: PositiveInt = 1024
+    """Most tokens in one forward pass, so that what lies between two layers stays in the cache (not jit: its buckets
+    decide)."""
+    max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of token slots in one forward pass that may be padding before the batch is split, where texts are not
+    packed."""
     max_texts_per_request: PositiveInt = 256
     """A request with more texts is answered 413."""
     max_request_bytes: Annotated[int, Field(ge=1024)] = 512 * 1024

@@ -10,9 +10,12 @@ import pytest
 from archives import build
 from archives.verify import read_golden, verify
 from archives.worker import Request, Worker
+from model_configs.errors import Failed
 from model_configs.schema import AnyModelConfig, Assets
+from servekit import fingerprint
 from servekit.settings import EmbeddingSettings
 
+LEVEL = fingerprint.levels()[0]
 SETTINGS: dict[str, Any] = {"max_batch_texts": 4, "warmup": {"batch_sizes": [1, 4], "lengths": [8]}}
 BUCKETS = {"batch_buckets": [4], "length_buckets": [8]}  # with the largest of each, two shapes to compile
 
@@ -38,7 +41,7 @@ def store(tmp_path: Path, prepared: Path) -> Path:
 @pytest.mark.parametrize("mode", ["aot", pytest.param("jit", marks=pytest.mark.slow), "eager"])
 def test_every_mode_loads_and_answers_right(minilm: AnyModelConfig, tiny_model: Path, store: Path, mode: str) -> None:
     archive = build.build(tiny_config(minilm, tiny_model, mode), store)
-    assert (archive.path / "artefacts" / "encoder.pt2").exists() == (mode == "aot")
+    assert (archive.path / "artefacts" / LEVEL / "encoder.pt2").exists() == (mode == "aot")
     result = verify(archive.path)
     assert f"tiny: {mode} encoder" in result.worker_log[-1]
 
@@ -56,14 +59,26 @@ def test_without_compiler_and_artefact_a_worker_runs_eager(
 ) -> None:
     """A machine with no compiler, and an artefact that was built for another one."""
     archive = build.build(tiny_config(minilm, tiny_model, "aot"), store)
-    fingerprint = archive.path / "artefacts" / "encoder.json"
-    fingerprint.write_text(fingerprint.read_text().replace("x86_64", "riscv64").replace("aarch64", "riscv64"))
+    (archive.path / "artefacts" / LEVEL).rename(archive.path / "artefacts" / "riscv64")
     golden = read_golden(archive.path)
     with Worker(archive.path, environment={"PATH": str(store), "CXX": "no-such-compiler"}) as worker:
         worker.load("tiny")
         (reply,) = worker.predict([Request(b"the fox")])
     said = [line for line in worker.output if line.startswith("tiny: ")]
-    assert "isa: built for riscv64" in said[0]
+    assert "cpu: built for riscv64, here " in said[0]
     assert "no C++ compiler" in said[1]
     assert "tiny: eager encoder" in said[-1]
     assert (reply.status, len(golden.expected)) == (200, 3)
+
+
+def test_a_worker_that_needs_artefacts_does_not_start_without(
+    minilm: AnyModelConfig, tiny_model: Path, store: Path
+) -> None:
+    config = tiny_config(minilm, tiny_model, "aot")
+    compile_settings = config.handler.compile.model_copy(update={"require_artifacts": True})
+    config = config.model_copy(update={"handler": config.handler.model_copy(update={"compile": compile_settings})})
+    archive = build.build(config, store)
+    assert "aot encoder" in verify(archive.path).worker_log[-1]
+    (archive.path / "artefacts" / LEVEL).rename(archive.path / "artefacts" / "riscv64")
+    with pytest.raises(Failed, match="handler.compile.require_artifacts: cpu: built for riscv64"):
+        verify(archive.path)

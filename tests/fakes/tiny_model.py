@@ -9,12 +9,28 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = ["the", "fox", "dog", "jumps", "over", "lazy", "server", "model", "text", "vector"]
 VOCABULARY = [*SPECIAL, *WORDS, *string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase), *string.digits]
 MAX_LENGTH = 32
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "bert": (BertConfig, BertModel),
+    "distilbert": (DistilBertConfig, DistilBertModel),
+    "mpnet": (MPNetConfig, MPNetModel),
+    "roberta": (XLMRobertaConfig, XLMRobertaModel),
+}
 
 
 def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean", normalize: bool = True) -> Path:
@@ -29,8 +45,8 @@ def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean"
         "max_position_embeddings": 64,
         "pad_token_id": 0,
     }
-    model = BertModel(BertConfig(**sizes)) if family == "bert" else MPNetModel(MPNetConfig(**sizes))
-    model.save_pretrained(folder)
+    configuration, model = FAMILIES[family]
+    model(configuration(**sizes)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     modules = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
     _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import pytest
 import torch
 import torch._dynamo
 
-from servekit.encoders import Encoder, aot, jit, load_encoder
+from servekit import fingerprint
+from servekit.encoders import Encoder, PassLimits, aot, jit, load_encoder
 from servekit.encoders.eager import EagerEncoder
-from servekit.encoders.module import EncoderSpec, encoder_spec
+from servekit.encoders.module import EncoderSpec, PooledEncoder, encoder_spec, load_module
+from servekit.encoders.packed import PackedEncoder, first_position
+from servekit.encoders.rows import pack, pad
+from servekit.errors import UnusableArtefact
 from servekit.settings import CompileSettings, EmbeddingSettings
 from tests.fakes.tiny_model import MAX_LENGTH, VOCABULARY, make_tiny_model
 
+LEVEL = fingerprint.levels()[0]
 SMALL = CompileSettings(mode="jit", batch_buckets=(1,), length_buckets=(8,))
 
 
@@ -24,58 +30,86 @@ def spec_of(model: Path, **settings: Any) -> EncoderSpec:
     return encoder_spec("tiny", model, EmbeddingSettings(max_batch_texts=4, **settings))
 
 
-def batch(rows: int, columns: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded random ids, each row of another length, the first one full."""
+def texts_of(*lengths: int, seed: int = 0) -> list[list[int]]:
+    """Random token ids of texts of these lengths."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(4, len(VOCABULARY), (rows, columns), generator=generator)
-    mask = torch.ones_like(ids)
-    for row in range(1, rows):
-        mask[row, max(1, columns - row) :] = 0
-    return ids * mask, mask
+    return [torch.randint(4, len(VOCABULARY), (length,), generator=generator).tolist() for length in lengths]
 
 
 @pytest.fixture(scope="session")
 def tiny_artefact(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artefact")
-    aot.build(spec_of(tiny_model), folder)
-    return folder
+    """The folder of artefacts, with one in it: for this machine."""
+    return built(spec_of(tiny_model), tmp_path_factory.mktemp("artefacts"))
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (1, 13), (4, MAX_LENGTH), (3, 7)])
-def test_aot_takes_any_batch_and_length(tiny_model: Path, tiny_artefact: Path, rows: int, columns: int) -> None:
+def built(spec: EncoderSpec, artefacts: Path) -> Path:
+    folder = artefacts / LEVEL
+    folder.mkdir()
+    aot.build(spec, folder, LEVEL)
+    return artefacts
+
+
+@pytest.mark.parametrize("lengths", [(2,), (13,), (MAX_LENGTH,) * 4, (7, 3, 5), (1,), (MAX_LENGTH, 1, 2, 1)])
+def test_aot_takes_any_batch_and_length(tiny_model: Path, tiny_artefact: Path, lengths: tuple[int, ...]) -> None:
     spec = spec_of(tiny_model)
-    assert aot.mismatch(spec, tiny_artefact) == ""
-    encoder = aot.AotEncoder(tiny_artefact)
-    assert encoder.padded_shape(rows, columns) == (rows, columns)
-    ids, mask = batch(rows, columns)
-    torch.testing.assert_close(encoder(ids, mask), EagerEncoder(spec)(ids, mask), atol=1e-5, rtol=1e-4)
+    found = aot.find(spec, tiny_artefact)
+    assert found == tiny_artefact / LEVEL
+    encoder = aot.AotEncoder(found)
+    texts = texts_of(*lengths)
+    torch.testing.assert_close(encoder(texts), EagerEncoder(spec)(texts), atol=1e-5, rtol=1e-4)
+
+
+def test_aot_computes_nothing_on_padding(tiny_artefact: Path) -> None:
+    encoder = aot.AotEncoder(tiny_artefact / LEVEL)
+    assert encoder.slots([9, 2, 4]) == 15
+    assert encoder.plan([9, 2, 4], PassLimits(texts=8, tokens=100, padding=0.05)) == [[0, 2, 1]]
+    assert encoder.plan([9, 2, 4], PassLimits(texts=8, tokens=13, padding=0.05)) == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_packed_texts_never_see_each_other(tmp_path: Path, pooling: str, family: str) -> None:
+    spec = spec_of(make_tiny_model(tmp_path, pooling=pooling, family=family))
+    module = load_module(spec)
+    alone = [module(*pad([text], (1, len(text)), spec.pad_id))[0] for text in texts_of(5, 30, 1, 11)]
+    packed = PackedEncoder(module)
+    vectors = packed(*pack(texts_of(5, 30, 1, 11), first_position(packed.encoder)))
+    torch.testing.assert_close(vectors, torch.stack(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_with_attention_of_its_own_is_padded(tmp_path: Path) -> None:
+    spec = spec_of(make_tiny_model(tmp_path, family="mpnet"))
+    with pytest.raises(TypeError, match="MPNetModel cannot be packed"):
+        PackedEncoder(load_module(spec))
+    module, layout = aot.module_and_layout(spec)
+    assert (layout["packed"], layout["pad_id"]) == (False, spec.pad_id)
+    assert isinstance(module, PooledEncoder)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_padding_changes_no_pooling(tmp_path: Path, pooling: str) -> None:
     spec = spec_of(make_tiny_model(tmp_path, pooling=pooling))
     encoder = EagerEncoder(spec)
-    ids, mask = batch(1, 6)
-    padded = [torch.nn.functional.pad(tensor, (0, 5)) for tensor in (ids, mask)]
-    torch.testing.assert_close(encoder(ids, mask), encoder(*padded), atol=1e-6, rtol=1e-5)
+    short, long = texts_of(6, 11)
+    torch.testing.assert_close(encoder([short])[0], encoder([short, long])[0], atol=1e-6, rtol=1e-5)
 
 
 def test_jit_compiles_its_buckets_and_nothing_after(tiny_model: Path) -> None:
     spec = spec_of(tiny_model)
+    torch._dynamo.utils.counters.clear()
     encoder = jit.JitEncoder(spec, SMALL)
     eager = EagerEncoder(spec)
     shapes = encoder.warmup_shapes([])
     assert shapes == [(1, 8), (1, 32), (4, 8), (4, 32)]
-    torch._dynamo.utils.counters.clear()
+    assert encoder.compilations() == 0
     for rows, columns in shapes:
-        encoder(*batch(rows, columns))
-    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert compiled == len(shapes)
-    for rows, columns in ((1, 5), (2, 8), (3, 30), (4, 32)):
-        shape = encoder.padded_shape(rows, columns)
-        ids, mask = batch(*shape, seed=rows)
-        torch.testing.assert_close(encoder(ids, mask), eager(ids, mask), atol=1e-5, rtol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+        encoder(texts_of(*[columns] * rows))
+    assert encoder.compilations() == len(shapes)
+    for lengths in ((5,), (8, 3), (30, 30, 7), (32, 1, 1, 1)):
+        texts = texts_of(*lengths, seed=len(lengths))
+        torch.testing.assert_close(encoder(texts), eager(texts), atol=1e-5, rtol=1e-4)
+    assert encoder.compilations() == len(shapes)
+    assert encoder.slots((8, 3)) == 4 * 8
 
 
 def test_jit_keeps_its_gains(tiny_model: Path) -> None:
@@ -95,7 +129,7 @@ def load(spec: EncoderSpec, mode: str, artefact: Path, caplog: pytest.LogCapture
     ("key", "value", "reason"),
     [
         ("torch", "2.12.0", "torch: built for 2.12.0, here 2.13.0"),
-        ("isa", "aarch64 neon", "isa: built for aarch64 neon, here "),
+        ("cpu", "neon", "cpu: built for neon, here "),
         ("model_sha256", "0" * 64, "model_sha256: built for 000"),
         ("settings", '["cls", true, 32, 4]', 'settings: built for ["cls"'),
     ],
@@ -109,19 +143,57 @@ def test_an_artefact_that_does_not_fit_falls_back_to_jit(
     value: str,
     reason: str,
 ) -> None:
-    found = json.loads((tiny_artefact / aot.FINGERPRINT_FILE).read_text())
-    (tmp_path / aot.FINGERPRINT_FILE).write_text(json.dumps({**found, key: value}))
-    (tmp_path / aot.PACKAGE_FILE).write_bytes(b"must not be read")
+    found = json.loads((tiny_artefact / LEVEL / aot.FINGERPRINT_FILE).read_text())
+    (tmp_path / LEVEL).mkdir()
+    (tmp_path / LEVEL / aot.FINGERPRINT_FILE).write_text(json.dumps({**found, key: value}))
+    (tmp_path / LEVEL / aot.PACKAGE_FILE).write_bytes(b"must not be read")
     encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
     assert encoder.mode == "jit"
     assert len(messages) == 1
     assert reason in messages[0]
+    required = CompileSettings(require_artifacts=True)
+    with pytest.raises(UnusableArtefact, match="tiny: handler.compile.require_artifacts: ") as raised:
+        load_encoder(spec_of(tiny_model), required, tmp_path)
+    assert reason in str(raised.value)
+
+
+def test_an_artefact_for_another_cpu_is_not_loaded(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = next(level for level in fingerprint.LEVELS if level not in fingerprint.levels())
+    (tmp_path / other).mkdir()
+    (tmp_path / other / aot.PACKAGE_FILE).write_bytes(b"must not be read")
+    encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
+    assert encoder.mode == "jit"
+    assert f"cpu: built for {other}, here {LEVEL}" in messages[0]
+
+
+def test_the_best_of_several_artefacts_is_taken(
+    tiny_model: Path,
+    tiny_artefact: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = spec_of(tiny_model)
+    for level in ("avx2", LEVEL):
+        shutil.copytree(tiny_artefact / LEVEL, tmp_path / level)
+        found = json.loads((tmp_path / level / aot.FINGERPRINT_FILE).read_text())
+        (tmp_path / level / aot.FINGERPRINT_FILE).write_text(json.dumps({**found, "cpu": level}))
+    monkeypatch.setattr(fingerprint, "levels", lambda: [LEVEL, "avx2"])
+    assert aot.find(spec, tmp_path) == tmp_path / LEVEL
+    monkeypatch.setattr(fingerprint, "levels", lambda: ["avx2"])
+    assert aot.find(spec, tmp_path) == tmp_path / "avx2"
+    monkeypatch.setattr(fingerprint, "levels", lambda: ["amx", "avx2"])
+    with caplog.at_level(logging.INFO, logger="servekit"):
+        assert aot.find(spec, tmp_path) == tmp_path / "avx2"
+    assert caplog.messages == ["tiny: the artefact is for avx2, this CPU is amx: slower than need be"]
 
 
 def test_no_artefact_falls_back_to_jit(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
     assert encoder.mode == "jit"
-    assert messages == ["tiny: ahead-of-time artefact not used (there is no encoder.pt2 in the archive); "
+    assert messages == [f"tiny: ahead-of-time artefact not used (cpu: none in the archive, here {LEVEL}); "
                         "compiling in the worker instead"]  # fmt: skip
 
 
@@ -144,9 +216,20 @@ def test_a_matching_artefact_is_used_without_a_word(
 def test_mpnet_compiles_ahead_of_time_too(tmp_path: Path) -> None:
     """The architecture of all-mpnet-base-v2, with its relative positions, at random weights."""
     spec = spec_of(make_tiny_model(tmp_path / "model", family="mpnet"))
-    aot.build(spec, tmp_path)
-    ids, mask = batch(3, 11)
-    torch.testing.assert_close(aot.AotEncoder(tmp_path)(ids, mask), EagerEncoder(spec)(ids, mask), atol=1e-5, rtol=1e-4)
+    encoder = aot.AotEncoder(built(spec, tmp_path) / LEVEL)
+    texts = texts_of(11, 4, 9)
+    torch.testing.assert_close(encoder(texts), EagerEncoder(spec)(texts), atol=1e-5, rtol=1e-4)
+    assert encoder.slots([11, 4, 9]) == 33
+
+
+@pytest.mark.slow
+def test_bf16_is_close_to_float32(tiny_model: Path, tmp_path: Path) -> None:
+    narrow = spec_of(tiny_model, compile=CompileSettings(precision="bf16"))
+    encoder = aot.AotEncoder(built(narrow, tmp_path) / LEVEL)
+    texts = texts_of(11, 4, 9)
+    found, exact = encoder(texts), EagerEncoder(spec_of(tiny_model))(texts)
+    assert (found * exact).sum(1).min() > 0.999
+    assert not torch.allclose(found, exact, atol=1e-6)
 
 
 def test_settings_win_over_the_models_files(tiny_model: Path) -> None:

@@ -21,7 +21,7 @@ def test_no_group_is_too_large_or_pads_too_much(lengths: list[int], max_batch: i
         assert 1 <= len(group) <= max_batch
         longest = lengths[group[0]]
         assert longest == max(lengths[index] for index in group)
-        waste = padding_waste([lengths[index] for index in group], [(len(group), longest)])
+        waste = padding_waste(sum(lengths[index] for index in group), len(group) * longest)
         assert waste <= max_padding + 1e-9
 
 
@@ -29,6 +29,16 @@ def test_no_group_is_too_large_or_pads_too_much(lengths: list[int], max_batch: i
 def test_groups_come_longest_first(lengths: list[int], max_batch: int) -> None:
     order = [lengths[index] for group in plan_groups(lengths, max_batch, 0.5) for index in group]
     assert order == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS, st.integers(1, 64), st.floats(0.0, 0.9), st.integers(1, 2048))
+def test_no_group_has_more_tokens_than_it_may(
+    lengths: list[int], max_batch: int, max_padding: float, max_tokens: int
+) -> None:
+    groups = plan_groups(lengths, max_batch, max_padding, max_tokens)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or sum(lengths[index] for index in group) <= max_tokens
 
 
 @given(st.lists(st.just(7), min_size=1, max_size=50), st.integers(1, 8))
@@ -49,7 +59,7 @@ def test_what_is_admitted_fits_and_the_next_would_not(costs: list[float], budget
 def test_nothing_asked_is_nothing_admitted() -> None:
     assert count_admitted([], 10.0) == 0
     assert plan_groups([], 8, 0.1) == []
-    assert padding_waste([], []) == 0.0
+    assert padding_waste(0, 0) == 0.0
 
 
 def test_bucket_is_the_smallest_that_fits() -> None:

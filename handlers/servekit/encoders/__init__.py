@@ -5,14 +5,27 @@ module.py is the model; eager.py, jit.py and aot.py each run it in one way. Know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from servekit.encoders.module import EncoderSpec
+from servekit.encoders.rows import Ids
+from servekit.errors import UnusableArtefact
 from servekit.log import log
 from servekit.settings import CompileSettings
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """Of one forward pass. padding: share of its token slots, at most."""
+
+    texts: int
+    tokens: int
+    padding: float
 
 
 class Encoder(Protocol):
@@ -20,33 +33,44 @@ class Encoder(Protocol):
 
     mode: str
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """input_ids, attention_mask: [B, L] int64, right-padded, in a shape that padded_shape gave. Returns [B, D]."""
+    def __call__(self, texts: Ids) -> Tensor:
+        """One forward pass: token ids of each text, of a group that plan gave. Returns [B, D] float32."""
         ...
 
-    def padded_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        """The shape that a batch of rows texts, the longest of columns tokens, has to be padded to."""
+    def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:
+        """Texts of so many tokens as forward passes: groups of indices into lengths, the longest texts first."""
+        ...
+
+    def slots(self, lengths: Sequence[int]) -> int:
+        """Token slots that one pass over texts of these lengths computes, padding included."""
         ...
 
     def warmup_shapes(self, wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The shapes to run before the first request, given those that the YAML names."""
+        """The shapes (texts, tokens of each) to run before the first request, given those that the YAML names."""
+        ...
+
+    def compilations(self) -> int:
+        """Graphs that this process has compiled for the encoder so far."""
         ...
 
 
-def load_encoder(spec: EncoderSpec, compile_settings: CompileSettings, artefact: Path) -> Encoder:
+def load_encoder(spec: EncoderSpec, compile_settings: CompileSettings, artefacts: Path) -> Encoder:
     """The encoder in the mode asked for, or in the next one that this machine can do; each step down is logged.
 
-    aot needs an artefact whose fingerprint matches, jit a C++ compiler, eager nothing.
+    aot needs an artefact that fits this machine, jit a C++ compiler, eager nothing. Raises UnusableArtefact instead of
+    stepping down from aot where the settings require artefacts.
     """
     # Imported here, since a mode that is not used need not be importable (eager: no Inductor).
     mode = compile_settings.mode
     if mode == "aot":
         from servekit.encoders import aot
 
-        reason = aot.mismatch(spec, artefact)
-        if not reason:
-            return aot.AotEncoder(artefact)
-        log.info("%s: ahead-of-time artefact not used (%s); compiling in the worker instead", spec.name, reason)
+        found = aot.find(spec, artefacts)
+        if isinstance(found, Path):
+            return aot.AotEncoder(found)
+        if compile_settings.require_artifacts:
+            raise UnusableArtefact(f"{spec.name}: handler.compile.require_artifacts: {found}")
+        log.info("%s: ahead-of-time artefact not used (%s); compiling in the worker instead", spec.name, found)
         mode = "jit"
     if mode == "jit":
         from servekit.aot import missing_compiler

@@ -1,54 +1,104 @@
 """The encoder as an AOTInductor package: compiled when the archive is built, loaded in a tenth of a second.
 
 One package takes any batch and length up to the largest, so there are no buckets and nothing is ever compiled in
-the worker.
+the worker. An archive may hold one for each kind of CPU (fingerprint.LEVELS), in a folder of its name. Where the model
+allows it, texts are packed and nothing is computed on padding (packed.py).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from servekit import aot, fingerprint
+from servekit.batching import plan_groups
 from servekit.encoders.module import EncoderSpec, load_module
-from servekit.quantise import int8_linears
+from servekit.encoders.packed import PackedEncoder, first_position, packable
+from servekit.encoders.rows import Ids, pack, pad
+from servekit.log import log
+from servekit.quantise import LINEARS
+
+if TYPE_CHECKING:
+    from servekit.encoders import PassLimits
 
 PACKAGE_FILE = "encoder.pt2"
 FINGERPRINT_FILE = "encoder.json"
+ATTENTION_PADDING = 0.5
+"""Share of a packed pass's attention that may be padding: a tenth of the work at 256 tokens, less below."""
+SAMPLE_LENGTHS = (9, 4, 7)
 
 
-def wanted_fingerprint(spec: EncoderSpec) -> dict[str, str]:
-    """What an artefact has to be made from and for to be right for spec in this process."""
+def wanted_fingerprint(spec: EncoderSpec, level: str) -> dict[str, str]:
+    """What an artefact has to be made from and for to be right for spec on this kind of CPU, with this torch."""
     return {
-        **fingerprint.machine(),
+        "torch": torch.__version__.split("+")[0],
+        "cpu": level,
         "model_sha256": fingerprint.model_sha256(spec.model_dir),
         "settings": spec.settings_key,
     }
 
 
-def mismatch(spec: EncoderSpec, artefact: Path) -> str:
-    """Why the artefact in this folder must not be loaded, or the empty string when it may."""
-    if not (artefact / PACKAGE_FILE).exists():
-        return f"there is no {PACKAGE_FILE} in the archive"
-    return aot.mismatch(artefact / FINGERPRINT_FILE, wanted_fingerprint(spec))
+def find(spec: EncoderSpec, artefacts: Path) -> Path | str:
+    """The folder of the best artefact that may be loaded here, or why there is none."""
+    levels = fingerprint.levels()
+    there = [folder.name for folder in sorted(artefacts.glob("*")) if (folder / PACKAGE_FILE).exists()]
+    fitting = [level for level in levels if level in there]
+    if not fitting:
+        built = f"built for {', '.join(there)}" if there else "none in the archive"
+        return f"cpu: {built}, here {levels[0] if levels else 'none that is known'}"
+    chosen = artefacts / fitting[0]
+    if fitting[0] != levels[0]:
+        log.info("%s: the artefact is for %s, this CPU is %s: slower than need be", spec.name, fitting[0], levels[0])
+    return aot.mismatch(chosen / FINGERPRINT_FILE, wanted_fingerprint(spec, fitting[0])) or chosen
 
 
-def build(spec: EncoderSpec, artefact: Path) -> None:
-    """Compile spec into artefact/encoder.pt2 and write its fingerprint. Needs a C++ compiler; takes about 25 s."""
+def build(spec: EncoderSpec, artefact: Path, level: str) -> None:
+    """Compile spec into artefact/encoder.pt2 and write its fingerprint. Needs a C++ compiler; takes about 25 s.
+
+    level: of fingerprint.levels(). Anything but the first needs build_environment(level) from the process's start.
+    """
+    with torch.no_grad():
+        module, layout = module_and_layout(spec)
     # Example sizes that are neither 0, 1 nor a bound: torch.export would take those for constants.
-    input_ids = torch.ones((min(3, spec.max_batch), min(9, spec.max_length)), dtype=torch.int64)
+    texts = [[1] * min(length, spec.max_length) for length in SAMPLE_LENGTHS[: max(1, min(3, spec.max_batch))]]
     # A dimension of one value is no dimension for torch.export; the handler still splits at max_batch.
     batch = torch.export.Dim("batch", min=1, max=max(4, spec.max_batch))
     length = torch.export.Dim("length", min=2, max=spec.max_length)
-    sizes = {0: batch, 1: length}
-    inputs = (input_ids, torch.ones_like(input_ids))
-    module = load_module(spec)
-    if spec.precision == "int8":
-        int8_linears(module.encoder)
-    aot.compile_package(module, inputs, artefact / PACKAGE_FILE, (sizes, sizes))
-    aot.write_fingerprint(artefact / FINGERPRINT_FILE, wanted_fingerprint(spec))
+    inputs: tuple[Tensor, ...]
+    sizes: tuple[dict[int, Any], ...]
+    if layout["packed"]:
+        tokens = torch.export.Dim("tokens", min=2, max=max(4, spec.max_batch) * spec.max_length)
+        inputs = pack(texts, layout["first_position"])
+        sizes = ({0: tokens}, {0: tokens}, {0: batch, 1: length}, {0: tokens})
+    else:
+        inputs = pad(texts, (len(texts), max(map(len, texts))), spec.pad_id)
+        sizes = ({0: batch, 1: length},) * 2
+    with aot.compiling_for(level):
+        aot.compile_package(module, inputs, artefact / PACKAGE_FILE, sizes)
+    aot.write_fingerprint(artefact / FINGERPRINT_FILE, {**wanted_fingerprint(spec, level), **layout})
+
+
+def module_and_layout(spec: EncoderSpec) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The module to compile, packed if it then answers as the padded one does, and how to call it."""
+    padded = load_module(spec)
+    texts = [[1] * min(length, spec.max_length) for length in SAMPLE_LENGTHS]
+    expected = padded(*pad(texts, (len(texts), max(map(len, texts))), spec.pad_id))
+    layout: dict[str, Any] = {"packed": packable(padded.encoder), "first_position": 0, "pad_id": spec.pad_id}
+    module: torch.nn.Module = padded
+    if layout["packed"]:
+        layout["first_position"] = first_position(padded.encoder)
+        module = PackedEncoder(padded)
+        found = module(*pack(texts, layout["first_position"]))
+        if not torch.allclose(found, expected, atol=1e-4):
+            module, layout["packed"] = load_module(spec), False
+    if spec.precision != "fp32":
+        LINEARS[spec.precision](module)
+    return module, layout
 
 
 class AotEncoder:
@@ -57,13 +107,25 @@ class AotEncoder:
     mode = "aot"
 
     def __init__(self, artefact: Path) -> None:
+        layout = json.loads((artefact / FINGERPRINT_FILE).read_text())
+        self._packed = bool(layout["packed"])
+        self._first_position, self._pad_id = int(layout["first_position"]), int(layout["pad_id"])
         self._package = aot.Package(artefact / PACKAGE_FILE)
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self._package(input_ids, attention_mask)
+    def __call__(self, texts: Ids) -> Tensor:
+        if self._packed:
+            return self._package(*pack(texts, self._first_position))
+        return self._package(*pad(texts, (len(texts), max(2, *map(len, texts))), self._pad_id))
 
-    def padded_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        return rows, max(2, columns)
+    def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:
+        padding = max(limits.padding, ATTENTION_PADDING) if self._packed else limits.padding
+        return plan_groups(lengths, limits.texts, padding, limits.tokens)
+
+    def slots(self, lengths: Sequence[int]) -> int:
+        return sum(lengths) if self._packed else len(lengths) * max(lengths)
 
     def warmup_shapes(self, wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return wanted
+
+    def compilations(self) -> int:
+        return 0

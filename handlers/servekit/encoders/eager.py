@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from servekit.batching import plan_groups
 from servekit.encoders.module import EncoderSpec, load_module
+from servekit.encoders.rows import Ids, pad
+
+if TYPE_CHECKING:
+    from servekit.encoders import PassLimits
 
 
 class EagerEncoder:
@@ -14,15 +22,22 @@ class EagerEncoder:
     mode = "eager"
 
     def __init__(self, spec: EncoderSpec) -> None:
+        self._pad_id = spec.pad_id
         self._module = load_module(spec)
 
     @torch.inference_mode()
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        vectors: Tensor = self._module(input_ids, attention_mask)
+    def __call__(self, texts: Ids) -> Tensor:
+        vectors: Tensor = self._module(*pad(texts, (len(texts), max(map(len, texts))), self._pad_id))
         return vectors
 
-    def padded_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        return rows, columns
+    def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:
+        return plan_groups(lengths, limits.texts, limits.padding, limits.tokens)
+
+    def slots(self, lengths: Sequence[int]) -> int:
+        return len(lengths) * max(lengths)
 
     def warmup_shapes(self, wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return wanted
+
+    def compilations(self) -> int:
+        return 0

@@ -7,14 +7,22 @@ freezing were slower than eager, so batches are padded to buckets, and every buc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 import torch._dynamo.config
+import torch._dynamo.utils
 import torch._inductor.config
 from torch import Tensor
 
-from servekit.batching import smallest_at_least
+from servekit.batching import plan_groups, smallest_at_least
 from servekit.encoders.module import EncoderSpec, load_module
+from servekit.encoders.rows import Ids, pad
 from servekit.settings import CompileSettings
+
+if TYPE_CHECKING:
+    from servekit.encoders import PassLimits
 
 
 class JitEncoder:
@@ -29,15 +37,27 @@ class JitEncoder:
         torch._dynamo.config.recompile_limit = len(self._batches) * len(self._lengths) + 1
         torch._inductor.config.freezing = True
         torch._inductor.config.cpp.weight_prepack = True
+        self._pad_id = spec.pad_id
         self._module = torch.compile(load_module(spec), dynamic=False, fullgraph=True)
 
     @torch.inference_mode()
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        vectors: Tensor = self._module(input_ids, attention_mask)
-        return vectors
+    def __call__(self, texts: Ids) -> Tensor:
+        vectors: Tensor = self._module(*pad(texts, self._shape([len(text) for text in texts]), self._pad_id))
+        return vectors[: len(texts)]
 
-    def padded_shape(self, rows: int, columns: int) -> tuple[int, int]:
-        return smallest_at_least(self._batches, rows), smallest_at_least(self._lengths, columns)
+    def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:
+        # By number alone: a pass of few tokens is padded to a bucket of many.
+        return plan_groups(lengths, limits.texts, limits.padding)
+
+    def slots(self, lengths: Sequence[int]) -> int:
+        rows, columns = self._shape(lengths)
+        return rows * columns
 
     def warmup_shapes(self, wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return [(rows, columns) for rows in self._batches for columns in self._lengths]
+
+    def compilations(self) -> int:
+        return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+    def _shape(self, lengths: Sequence[int]) -> tuple[int, int]:
+        return smallest_at_least(self._batches, len(lengths)), smallest_at_least(self._lengths, max(lengths))

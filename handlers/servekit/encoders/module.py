@@ -25,6 +25,7 @@ class EncoderSpec:
     max_batch: int
     trust_remote_code: bool
     precision: str = "fp32"
+    pad_id: int = 0
 
     @property
     def settings_key(self) -> str:
@@ -35,7 +36,8 @@ class EncoderSpec:
 def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> EncoderSpec:
     """Settings over the model's own files. Raises UnsupportedModel, or OSError when the folder has no config.json."""
     files = read_sentence_files(model_dir)
-    position_limit = json.loads((model_dir / "config.json").read_text()).get("max_position_embeddings", 512)
+    config = json.loads((model_dir / "config.json").read_text())
+    position_limit = config.get("max_position_embeddings", 512)
     max_length = files.max_length or position_limit if settings.max_length == "auto" else settings.max_length
     return EncoderSpec(
         name=name,
@@ -46,6 +48,7 @@ def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> Enc
         max_batch=settings.max_batch_texts,
         trust_remote_code=settings.trust_remote_code,
         precision=settings.compile.precision,
+        pad_id=config.get("pad_token_id") or 0,
     )
 
 
@@ -95,5 +98,8 @@ def load_module(spec: EncoderSpec) -> PooledEncoder:
         trust_remote_code=spec.trust_remote_code,
         local_files_only=True,
     )
+    # BERT's own pooler is not the one that is asked for, and bfloat16's passes stumble over a layer without a use.
+    if type(encoder).__module__.startswith("transformers.") and hasattr(encoder, "pooler"):
+        encoder.pooler = None
     # .float() rather than an argument: transformers 4 calls it torch_dtype, transformers 5 dtype.
     return PooledEncoder(encoder, spec.pooling, spec.normalize).float().eval()
