@@ -33,6 +33,7 @@ BATCH_DELAYS_MS = (1, 2, 5, 10)
 """0 never gathers more than 2 requests."""
 BATCH_TEXTS = (16, 32, 64)
 PADDINGS = (0.05, 0.12, 0.3)
+PASS_TOKENS = (512, 1024, 2048)
 SHAPE_GRIDS = ((1,), (1, 8), (1, 4, 16), (1, 2, 4, 8), (1, 8, 32))
 FLOAT32_STEPS = ("eager", "channels_last", "compile")
 SLOTS = (1, 2, 4, 8, 16, 32)
@@ -40,8 +41,14 @@ PREFILL_CHUNKS = (64, 128, 256, 512)
 MICRO_BATCH_SIZES = (1, 2, 4, 8)
 TUNED_KEYS = (
     *(f"torchserve.{key}" for key in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")),
-    *(f"handler.{key}" for key in ("threads", "pinning", "batch_sizes", "max_batch_texts", "max_padding")),
-    *("handler.prefill_chunk", "handler.warmup.batch_sizes", "handler.compile.batch_buckets"),
+    *(f"handler.{key}" for key in ("threads", "pinning", "batch_sizes", "max_batch_texts")),
+    *(
+        "handler.max_padding",
+        "handler.max_pass_tokens",
+        "handler.prefill_chunk",
+        "handler.warmup.batch_sizes",
+        "handler.compile.batch_buckets",
+    ),
 )
 MOST_CANDIDATES = 5000
 """A larger product is thinned at random; it only happens on machines with many CPUs."""
@@ -216,11 +223,12 @@ def _workers_and_threads(config: AnyModelConfig, cpus: int) -> Axis:
 
 def _embedding_axes(settings: EmbeddingSettings) -> Iterator[Axis]:
     yield _axis("max_batch_texts", "handler.max_batch_texts", settings.max_batch_texts, BATCH_TEXTS)
-    yield _axis("max_padding", "handler.max_padding", settings.max_padding, PADDINGS)
     if settings.compile.mode == "jit":
+        yield _axis("max_padding", "handler.max_padding", settings.max_padding, PADDINGS)
         own = settings.compile.batch_buckets
         yield _axis("batch_buckets", "handler.compile.batch_buckets", own, ((1,), (1, 8), (1, 4, 16)))
         return
+    yield _axis("max_pass_tokens", "handler.max_pass_tokens", settings.max_pass_tokens, PASS_TOKENS)
     # jit is no candidate: it compiles for minutes in every worker.
     yield _axis("mode", "handler.compile.mode", settings.compile.mode, ("aot", "eager"))
 

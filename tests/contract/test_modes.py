@@ -9,8 +9,7 @@ import pytest
 
 from archives import build
 from archives.verify import read_golden, verify
-from archives.worker import Request, Worker
-from model_configs.errors import Failed
+from archives.worker import Request, Worker, WorkerDied
 from model_configs.schema import AnyModelConfig, Assets
 from servekit import fingerprint
 from servekit.settings import EmbeddingSettings
@@ -80,5 +79,5 @@ def test_a_worker_that_needs_artefacts_does_not_start_without(
     archive = build.build(config, store)
     assert "aot encoder" in verify(archive.path).worker_log[-1]
     (archive.path / "artefacts" / LEVEL).rename(archive.path / "artefacts" / "riscv64")
-    with pytest.raises(Failed, match="handler.compile.require_artifacts: cpu: built for riscv64"):
-        verify(archive.path)
+    with Worker(archive.path) as worker, pytest.raises(WorkerDied, match="require_artifacts: cpu: built for riscv64"):
+        worker.load("tiny")

@@ -25,13 +25,13 @@ GRAVITON3 = {
     ],
 )
 def test_graviton_gets_awss_settings(architecture: str, features: list[str], expected: dict[str, str]) -> None:
-    assert runtime.variables({}, architecture, features, folders=[]) == expected
+    assert runtime.variables({}, architecture, features, folders=[]) == expected | runtime.GLIBC
 
 
 def test_what_is_set_already_stays() -> None:
     own = {"DNNL_DEFAULT_FPMATH_MODE": "STRICT", "LD_PRELOAD": "/lib/mine.so"}
     found = runtime.variables(own, "aarch64", ["bf16"], folders=[])
-    assert found == {key: value for key, value in GRAVITON3.items() if key not in own}
+    assert found == {key: value for key, value in (GRAVITON3 | runtime.GLIBC).items() if key not in own}
 
 
 def test_the_first_allocator_there_is(tmp_path: Path) -> None:
@@ -47,4 +47,4 @@ def test_the_first_allocator_there_is(tmp_path: Path) -> None:
 
 
 def test_this_machine_is_asked_when_none_is_told() -> None:
-    assert set(runtime.variables({}, folders=[])) <= set(GRAVITON3)
+    assert set(runtime.variables({}, folders=[])) <= set(GRAVITON3 | runtime.GLIBC)
