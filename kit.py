@@ -19,7 +19,7 @@ import yaml
 import model_configs
 from archives import STORE, assets, build, verify
 from archives import verbs as archive_verbs
-from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
+from deploy import RUN_DIR, cloud_verbs, cpus, examples, local, logs, readiness, render
 from deploy import verbs as deploy_verbs
 from loadtest import verbs
 from model_configs import schema
@@ -37,6 +37,7 @@ app = typer.Typer(
 app.add_typer(verbs.app)
 app.add_typer(archive_verbs.app)
 app.add_typer(deploy_verbs.app)
+app.add_typer(cloud_verbs.app, name="deploy")
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -48,9 +49,12 @@ Port = Annotated[int, typer.Option(help="Port of the inference API; the others f
 
 @app.callback()
 def main(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Build, prove and serve PyTorch models on TorchServe: one YAML a model."""
+    # deploy/ may not import archives/, its neighbour.
+    context.obj = lambda config, archive_format: _build(config, archive_format, force=False).path
 
 
 @app.command()

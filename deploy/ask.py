@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.endpoint import Endpoint
+from deploy.client import Endpoint
 from model_configs.errors import Failed
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from deploy import RUN_DIR, cpus, render
-from deploy.client import Client
+from deploy.http_client import Client
 from deploy.java import find_java_home
 from deploy.render import LOOPBACK, Ports, ServerOptions
 from model_configs.errors import Failed, KitError

@@ -9,7 +9,7 @@ import typer
 
 from deploy import local
 from deploy.ask import ask as ask_question
-from deploy.endpoint import Endpoint, SageMakerEndpoint, TorchServeEndpoint
+from deploy.client import Endpoint, SageMakerEndpoint, TorchServeEndpoint
 from model_configs.errors import KitError
 from model_configs.schema import retrieval_model
 from printing import out, report

@@ -13,8 +13,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
+from model_configs.ec2 import Ec2
 from model_configs.errors import KitError
+from model_configs.gateway import GatewaySettings
 from model_configs.loadtest import LoadTest
+from model_configs.sagemaker import SageMaker
 from servekit import neuron_support
 from servekit.settings import (
     HANDLER_SETTINGS,
@@ -109,24 +112,12 @@ class TorchServe(Strict):
         return self
 
 
-class SageMaker(Strict):
-    """Where it runs on SageMaker."""
-
-    instance_type: str
-    instance_count: PositiveInt = 1
-
-
-class Ec2(Strict):
-    """Where it runs on EC2."""
-
-    instance_type: str
-
-
 class Deploy(Strict):
     """Targets outside this machine, and what they cost."""
 
     sagemaker: SageMaker | None = None
     ec2: Ec2 | None = None
+    gateway: GatewaySettings = GatewaySettings()
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
     """US dollars an hour for the machine that the figures are reported for."""
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.ask import ask, retrieve, texts_of
-from deploy.endpoint import SageMakerEndpoint, TorchServeEndpoint, whole_lines
+from deploy.client import SageMakerEndpoint, TorchServeEndpoint, whole_lines
 from model_configs.errors import Failed, KitError
 from tests.fakes.scripted import scripted_server
 
