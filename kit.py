@@ -23,6 +23,7 @@ from deploy import RUN_DIR, cloud_verbs, cpus, examples, local, logs, readiness,
 from deploy import verbs as deploy_verbs
 from loadtest import verbs
 from model_configs import schema
+from model_configs.archive_files import SUFFIXES, read_golden
 from model_configs.errors import Failed, Invalid, KitError
 from printing import err, explain, out, report, write_json
 from servekit import cpu_plan
@@ -309,7 +310,7 @@ def _report_readiness(servers: list[local.Server], name: str | None, json_file: 
 
 
 def _archive_path(config: schema.AnyModelConfig) -> Path:
-    return STORE / f"{config.model.name}{build.SUFFIXES[config.model.format]}"
+    return STORE / f"{config.model.name}{SUFFIXES[config.model.format]}"
 
 
 def _model_row(name: str) -> dict[str, Any]:
@@ -336,8 +337,8 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
 
 
 def _build(config: schema.AnyModelConfig, archive_format: str | None, force: bool) -> build.Archive:
-    if archive_format not in (None, *build.SUFFIXES):
-        raise KitError(f"--format {archive_format} is none of {', '.join(build.SUFFIXES)}", "kit.py archive --help")
+    if archive_format not in (None, *SUFFIXES):
+        raise KitError(f"--format {archive_format} is none of {', '.join(SUFFIXES)}", "kit.py archive --help")
     with err.status(f"building {config.model.name} (the first time compiles it: about 40 s)"):
         return build.build(config, archive_format=archive_format, force=force)
 
@@ -346,7 +347,7 @@ def _served(config: schema.AnyModelConfig) -> local.ServedModel:
     if config.model.format == "tgz":
         raise KitError(f"{config.model.name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
     built = _build(config, None, False)
-    return local.served_model(config, built.path.name, verify.read_golden(built.path))
+    return local.served_model(config, built.path.name, read_golden(built.path))
 
 
 def _print_urls(server: local.Server, configs: list[schema.AnyModelConfig]) -> None:

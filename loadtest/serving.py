@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from archives import STORE, build
-from archives.verify import read_golden
 from deploy import RUN_DIR, local, readiness
 from deploy.render import LOOPBACK, Ports, ServerOptions
 from loadtest.plan import Target
+from model_configs.archive_files import read_golden
 from model_configs.errors import KitError
 from model_configs.loadtest import TargetKind
 from model_configs.schema import AnyModelConfig

@@ -227,6 +227,11 @@ def load_file(path: Path) -> AnyModelConfig:
         raise KitError(
             f"{_short(path)}{line}: not YAML: {error.problem}", "see model_configs/minilm.yaml for a whole one"
         ) from None
+    return checked(raw, path)
+
+
+def checked(raw: Any, path: Path) -> AnyModelConfig:
+    """What a YAML holds as a configuration; path: the file that errors name. Raises KitError as load_file does."""
     settings = _handler_settings(path, raw)
     schema = ModelConfig[settings]  # type: ignore[valid-type]
     try:
