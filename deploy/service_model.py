@@ -22,6 +22,7 @@ JAVA_CLASSES = {
     r"\p{N}": r"\w",
     r"\p{Z}": r"\s",
     r"\z": r"\Z",
+    r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010FFFF",
 }
 """Patterns are Java's; these are its words that Python does not know, as near as it has them."""
 SHOWN = 80
