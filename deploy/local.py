@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -126,8 +127,13 @@ def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> 
     ]  # fmt: skip
 
 
-def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN_DIR) -> Server:
-    """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError."""
+def start(
+    options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN_DIR, output: int | None = None
+) -> Server:
+    """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError.
+
+    output: the file descriptor that it prints to, instead of its own log file.
+    """
     folder = run_dir / str(options.ports.inference)
     if (running := _read(folder)) and running.alive:
         names = " ".join(model.name for model in running.models)
@@ -140,13 +146,13 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
     _require_free(options.ports)
     render.write(options, folder)
     log_file = folder / LOG_FILE
-    if log_file.exists():
+    if output is None and log_file.exists():
         log_file.replace(log_file.with_name("server.previous.log"))
     (folder / KEY_FILE).unlink(missing_ok=True)
     # TorchServe unpacks archives, workers their artefacts, into a folder of the server's own: a worker that is
     # killed cleans nothing up.
     scratch = Path(tempfile.mkdtemp(prefix="servekit-"))
-    with log_file.open("wb") as log:
+    with log_file.open("wb") if output is None else nullcontext(output) as log:
         starter = subprocess.run(
             command(options, models, folder),
             cwd=folder,
