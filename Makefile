@@ -120,8 +120,9 @@ schema: .venv/.installed
 	@$(PY) -m deploy.java >/dev/null 2>&1 || $(PIP) install --constraint constraints.txt --requirement requirements-java.txt
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt
-	@$(PIP) install --constraint constraints.txt --requirement requirements.txt --requirement requirements-dev.txt
+.venv/.installed-dev: .venv/.installed requirements-dev.txt requirements-emulator.txt
+	@$(PIP) install --constraint constraints.txt --requirement requirements.txt --requirement requirements-dev.txt \
+		--requirement requirements-emulator.txt
 	@touch $@
 
 clean:
