@@ -1,0 +1,193 @@
+# What an instance does once, at its first start: it gets the image, the archive and the keys, starts the container, asks
+# it the archive's golden request through the gateway, and tells CloudFormation how that went.
+# The lines before these set STACK, REGION and the other names in capitals; SERVEKIT_… are for tests.
+set -euo pipefail
+shopt -s inherit_errexit
+umask 022
+PATH=$PATH:/opt/aws/bin:/opt/aws/amazon-cloudwatch-agent/bin
+
+root=${SERVEKIT_ROOT:-}
+settings=$root/etc/servekit
+model=$root/var/lib/servekit/model
+units=$root/etc/systemd/system
+gateway=http://127.0.0.1:${SERVEKIT_PORT:-8080}
+scratch=$(mktemp -d)
+deadline=$((SECONDS + START_TIMEOUT_S - 60))
+step="start"
+reason=""
+
+begin() {
+  step=$1
+  echo "servekit: $SECONDS s: $step"
+}
+
+fail() {
+  reason=$1
+  exit 1
+}
+
+# CloudFormation shows the reason of a failure, and nothing else of this instance: it ends with the stack.
+finish() {
+  local code=$? success=true
+  trap - EXIT
+  if ((code)); then
+    success=false
+    reason="$step: ${reason:-exit code $code}; more in the log group $BOOT_LOGS"
+    words_of_the_container 50 || true
+  else
+    reason="answered right after $SECONDS s"
+  fi
+  echo "servekit: $reason"
+  rm -rf "$scratch"
+  cfn-signal --success "$success" --reason "$(tr -dc '[:print:]' <<<"$reason" | cut -c 1-900)" \
+    --stack "$STACK" --resource Instances --region "$REGION"
+  exit "$code"
+}
+trap finish EXIT
+
+words_of_the_container() {
+  journalctl --lines "$1" --output cat --no-pager _SYSTEMD_UNIT=servekit.service
+}
+
+# A command whose last words become the reason if it fails.
+run() {
+  local words
+  if ! words=$("$@" 2>&1); then
+    echo "$words"
+    fail "$(tail -n 1 <<<"$words")"
+  fi
+  [[ -z $words ]] || echo "$words"
+}
+
+# Package repositories and AWS's APIs may not be reached in the first seconds of an instance's life.
+try() {
+  local attempt
+  for attempt in 1 2 3 4; do
+    "$@" && return
+    echo "attempt $attempt failed: $1" >&2
+    sleep $((attempt * ${SERVEKIT_PAUSE_S:-5}))
+  done
+  "$@"
+}
+
+install_missing() {
+  local command=$1 package=$2
+  if ! command -v "$command" >/dev/null; then
+    run try dnf install --quiet --assumeyes "$package"
+  fi
+}
+
+begin "docker"
+install_missing docker docker
+run systemctl enable --now docker
+
+begin "CloudWatch agent"
+install_missing amazon-cloudwatch-agent-ctl amazon-cloudwatch-agent
+run try amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "ssm:$AGENT_CONFIGURATION"
+
+begin "image"
+registry=${IMAGE%%/*}
+image_region=$(cut -d . -f 4 <<<"$registry")
+export DOCKER_CONFIG=$scratch/docker
+try aws ecr get-login-password --region "$image_region" >"$scratch/password"
+run docker login --username AWS --password-stdin "$registry" <"$scratch/password"
+run try docker pull --quiet "$IMAGE"
+found=$(docker image inspect --format '{{.Architecture}}' "$IMAGE")
+[[ $found == "$IMAGE_ARCHITECTURE" ]] || fail "$IMAGE is for $found, this instance needs $IMAGE_ARCHITECTURE"
+
+begin "archive"
+mkdir -p "$model"
+run try aws s3 sync --only-show-errors --delete "s3://$ARCHIVE_BUCKET/$ARCHIVE_PREFIX/" "$model"
+cd "$model"
+run sha256sum --check --quiet <<<"$ARCHIVE_SHA256  MAR-INF/servekit.json"
+python3 - >"$scratch/sums" <<'PYTHON'
+import json
+
+with open("MAR-INF/servekit.json") as file:
+    for name, sha256 in json.load(file)["sha256"].items():
+        print(f"{sha256}  {name}")
+PYTHON
+run sha256sum --check --quiet --strict "$scratch/sums"
+# A file more would be imported or loaded as willingly as the others.
+expected=$(wc -l <"$scratch/sums")
+there=$(find . -type f ! -path ./MAR-INF/servekit.json | wc -l)
+((there == expected)) || fail "$there files where the archive has $expected"
+chmod -R a+rX .
+cd /
+
+begin "keys"
+# Nobody on the instance passes this folder; the container sees only what is mounted out of it.
+install -d -m 0700 "$settings"
+install -d -m 0755 "$settings/keys"
+if [[ $KEYS_ARN == *:secretsmanager:* ]]; then
+  query=(secretsmanager get-secret-value --secret-id "$KEYS_ARN" --query SecretString)
+else
+  query=(ssm get-parameter --with-decryption --name "$KEYS_ARN" --query Parameter.Value)
+fi
+try aws "${query[@]}" --region "$REGION" --output text >"$settings/keys/keys"
+# The clients' keys are hashed; this one, of this instance alone, asks the golden request.
+own_key=$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')
+@add_own_key@
+
+begin "service"
+instance=$(cloud-init query v1.instance_id)
+options=()
+if [[ $NEURON == yes ]]; then
+  options+=(--cap-add=IPC_LOCK)
+  for device in "$root"/dev/neuron[0-9]*; do
+    [[ -e $device ]] || fail "no Neuron device: the AMI has no driver, or this is no inf2 instance"
+    options+=("--device=${device#"$root"}")
+  done
+fi
+# Workers take memory from the node of their cores; Docker's seccomp profile asks for this.
+if compgen -G "$root/sys/devices/system/node/node1" >/dev/null; then
+  options+=(--cap-add=SYS_NICE)
+fi
+cat >"$settings/environment" <<ENVIRONMENT
+IMAGE=$IMAGE
+INSTANCE=$instance
+LOG_GROUP=$CONTAINER_LOGS
+MACHINE_OPTIONS=${options[*]}
+REGION=$REGION
+ENVIRONMENT
+mkdir -p "$units"
+cat >"$units/servekit.service" <<'UNIT'
+@servekit_service@
+UNIT
+services=(servekit.service)
+if [[ $NEURON == yes ]]; then
+  cat >"$units/servekit-neuron-monitor.service" <<'UNIT'
+@neuron_monitor_service@
+UNIT
+  services+=(servekit-neuron-monitor.service)
+fi
+run systemctl daemon-reload
+run systemctl enable --now "${services[@]}"
+
+begin "ready"
+until curl --silent --fail --max-time 5 --output /dev/null "$gateway/ready"; do
+  if systemctl is-failed --quiet servekit.service; then
+    fail "the container ended: $(words_of_the_container 1)"
+  fi
+  ((SECONDS < deadline)) || fail "not in time: $(curl --silent --max-time 5 "$gateway/ready" | head -c 300)"
+  sleep "${SERVEKIT_PAUSE_S:-5}"
+done
+
+begin "golden request"
+python3 - "$model/artefacts/golden.json" >"$scratch/request" <<'PYTHON'
+import json
+import sys
+
+with open(sys.argv[1]) as file:
+    print(json.dumps(json.load(file)["body"]))
+PYTHON
+status=$(curl --silent --show-error --max-time "$RESPONSE_TIMEOUT_S" --output "$scratch/reply" --write-out '%{http_code}' \
+  --header @- --header 'Content-Type: application/json' --data-binary "@$scratch/request" "$gateway/invocations" \
+  <<<"Authorization: Bearer $own_key" 2>"$scratch/problem") || fail "no answer: $(cat "$scratch/problem")"
+[[ $status == 200 ]] || fail "the gateway answered $status: $(head -c 300 "$scratch/reply")"
+run docker exec --interactive --env=PYTHONPATH=/opt/ml/model servekit python -c '
+import pathlib, sys
+from servekit.golden import Golden
+golden = Golden.parse(pathlib.Path("/opt/ml/model/artefacts/golden.json").read_bytes())
+sys.exit(golden.verdict(sys.stdin.buffer.read()))
+' <"$scratch/reply"
