@@ -17,7 +17,7 @@ from botocore.model import OperationModel, ServiceModel, Shape
 
 JAVA_CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
-    r"\p{Print}": r"\x20-\x7e",
+    r"\p{Print}": r"[\x20-\x7e]",
     r"\p{L}": r"\w",
     r"\p{N}": r"\w",
     r"\p{Z}": r"\s",
