@@ -53,8 +53,19 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
+class Fleet:
+    """TorchServes that share this machine behind one gateway. port: the gateway's; meeting: a folder that exists, in
+    which the workers of all of them agree who gets which CPUs."""
+
+    port: int
+    size: int
+    meeting: Path
+
+
+@dataclass(frozen=True)
 class Server:
-    """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder."""
+    """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder; gateway: the
+    port of the one that clients ask instead, if there is one."""
 
     pid: int
     port: int
@@ -62,6 +73,7 @@ class Server:
     folder: Path
     scratch: Path
     models: tuple[ServedModel, ...]
+    gateway: int | None = None
 
     @property
     def ports(self) -> Ports:
@@ -128,14 +140,18 @@ def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> 
 
 
 def start(
-    options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN_DIR, output: int | None = None
+    options: ServerOptions,
+    models: list[ServedModel],
+    run_dir: Path = RUN_DIR,
+    output: int | None = None,
+    fleet: Fleet | None = None,
 ) -> Server:
     """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError.
 
-    output: the file descriptor that it prints to, instead of its own log file.
+    output: the file descriptor that it prints to, instead of its own log file. fleet: that it is one of.
     """
     folder = run_dir / str(options.ports.inference)
-    if (running := _read(folder)) and running.alive:
+    if (running := read_server(folder)) and running.alive:
         names = " ".join(model.name for model in running.models)
         raise KitError(
             f"a server for {names} already runs on port {running.port}",
@@ -157,7 +173,7 @@ def start(
             command(options, models, folder),
             cwd=folder,
             env=_environment(java_home, scratch, folder)
-            | cpus.environment(models, scratch)
+            | (cpus.environment(models, fleet.meeting, fleet.size) if fleet else cpus.environment(models, scratch))
             | {URL_VARIABLE: f"http://{LOOPBACK}:{options.ports.inference}"},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -170,7 +186,8 @@ def start(
         shutil.rmtree(scratch)
         raise Failed(f"torchserve did not start:\n{tail(folder)}")
     pid = int(pid_file.read_text())
-    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models))
+    gateway = fleet.port if fleet else None
+    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models), gateway)
     _write(server)
     return server
 
@@ -196,8 +213,20 @@ def stop(server: Server, timeout_s: float = STOP_TIMEOUT_S) -> None:
 
 def servers(run_dir: Path = RUN_DIR) -> list[Server]:
     """Every server that was started and not stopped, by port; one that died by itself is among them, not alive."""
-    found = [_read(path.parent) for path in run_dir.glob(f"*/{STATE_FILE}")]
+    found = [read_server(path.parent) for path in run_dir.glob(f"*/{STATE_FILE}")]
     return sorted((server for server in found if server), key=lambda server: server.port)
+
+
+def read_server(folder: Path) -> Server | None:
+    """The server of this .run folder, if one was started and not stopped."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
+    return Server(
+        state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models, state.get("gateway")
+    )
 
 
 def tail(folder: Path, lines: int = 40) -> str:
@@ -226,25 +255,23 @@ def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]
     }
 
 
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def _require_free(ports: Ports) -> None:
-    for port in ports.all():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                raise KitError(f"port {port} is in use", "choose another with --port") from None
+    taken = [port for port in ports.all() if not is_free(port)]
+    if taken:
+        raise KitError(f"port {taken[0]} is in use", "choose another with --port")
 
 
 def _write(server: Server) -> None:
     state = {**asdict(server), "folder": str(server.folder), "scratch": str(server.scratch), "started": time.time()}
     (server.folder / STATE_FILE).write_text(json.dumps(state) + "\n")
-
-
-def _read(folder: Path) -> Server | None:
-    try:
-        state = json.loads((folder / STATE_FILE).read_text())
-    except FileNotFoundError:
-        return None
-    models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
-    return Server(state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models)

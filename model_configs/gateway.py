@@ -10,7 +10,7 @@ from pydantic import Field
 from servekit.settings import PositiveInt
 from servekit.strict import Strict
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0.0001, le=1)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
@@ -47,7 +47,9 @@ class GatewaySettings(Strict):
     header_timeout_s: PositiveInt = 10
     """In which a client must have sent its request's headers."""
     body_timeout_s: PositiveInt = 10
-    """Longest silence of a client that sends a body or takes an answer."""
+    """Longest silence of a client that sends a body."""
+    keepalive_s: PositiveInt = 75
+    """How long a connection waits for its next request: longer than a load balancer in front keeps it."""
     drain_timeout_s: PositiveInt = 60
     """In which requests under way may end when a TorchServe is replaced or the gateway stops."""
     mirror: Mirror | None = None
