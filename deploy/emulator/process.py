@@ -29,7 +29,7 @@ from model_configs.errors import Failed, KitError
 STATE_FILE = "emulator.json"
 LOG_FILE = "emulator.log"
 ADMIN_PATH = "/_emulator"
-OWNER_VARIABLE = "SERVEKIT_EMULATOR_OWNER"
+OWNER_VARIABLE = "SERVEKIT_EMULATED_BY"
 """Every process of an emulator's has it, with the emulator's folder: what a killed one leaves can be found."""
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
@@ -48,7 +48,8 @@ class Running:
     def alive(self) -> bool:
         """Whether this very process still runs."""
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started_s) < 1
+            process = psutil.Process(self.pid)
+            return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.started_s) < 1
         except psutil.Error:
             return False
 
@@ -151,6 +152,7 @@ def _start(options: Options) -> Running:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if found := running(options):
+            process.returncode = 0  # it outlives this command, which Popen would warn of
             return found
         time.sleep(POLL_S)
     process.kill()
