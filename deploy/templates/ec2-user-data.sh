@@ -26,21 +26,21 @@ fail() {
   exit 1
 }
 
-# CloudFormation shows the reason of a failure, and nothing else of this instance: it ends with the stack.
+# CloudFormation shows that an instance failed and not why: `kit.py deploy ec2 … apply` reads it in the log.
 finish() {
   local code=$? success=true
   trap - EXIT
   if ((code)); then
     success=false
-    reason="$step: ${reason:-exit code $code}; more in the log group $BOOT_LOGS"
     words_of_the_container 50 || true
+    echo "servekit: FAILED: $step: ${reason:-exit code $code}"
+    # The agent sends what it has every 5 s, and the stack takes the instance away at once.
+    sleep "${SERVEKIT_FLUSH_S:-15}"
   else
-    reason="answered right after $SECONDS s"
+    echo "servekit: $SECONDS s: answered right"
   fi
-  echo "servekit: $reason"
   rm -rf "$scratch"
-  cfn-signal --success "$success" --reason "$(tr -dc '[:print:]' <<<"$reason" | cut -c 1-900)" \
-    --stack "$STACK" --resource Instances --region "$REGION"
+  cfn-signal --success "$success" --stack "$STACK" --resource Instances --region "$REGION"
   exit "$code"
 }
 trap finish EXIT
@@ -54,7 +54,7 @@ run() {
   local words
   if ! words=$("$@" 2>&1); then
     echo "$words"
-    fail "$(tail -n 1 <<<"$words")"
+    fail "$(tail -n 1 <<<"$words" | cut -c 1-900)"
   fi
   [[ -z $words ]] || echo "$words"
 }
@@ -77,13 +77,13 @@ install_missing() {
   fi
 }
 
-begin "docker"
-install_missing docker docker
-run systemctl enable --now docker
-
 begin "CloudWatch agent"
 install_missing amazon-cloudwatch-agent-ctl amazon-cloudwatch-agent
 run try amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "ssm:$AGENT_CONFIGURATION"
+
+begin "docker"
+install_missing docker docker
+run systemctl enable --now docker
 
 begin "image"
 registry=${IMAGE%%/*}
@@ -118,16 +118,43 @@ cd /
 begin "keys"
 # Nobody on the instance passes this folder; the container sees only what is mounted out of it.
 install -d -m 0700 "$settings"
+rm -rf "$settings/keys"
 install -d -m 0755 "$settings/keys"
 if [[ $KEYS_ARN == *:secretsmanager:* ]]; then
   query=(secretsmanager get-secret-value --secret-id "$KEYS_ARN" --query SecretString)
 else
   query=(ssm get-parameter --with-decryption --name "$KEYS_ARN" --query Parameter.Value)
 fi
-try aws "${query[@]}" --region "$REGION" --output text >"$settings/keys/keys"
-# The clients' keys are hashed; this one, of this instance alone, asks the golden request.
-own_key=$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')
-@add_own_key@
+try aws "${query[@]}" --region "$REGION" --output text >"$scratch/keys.json"
+# What comes is hashed; a key of this start alone asks the golden request, and goes with it.
+own_id=boot$(python3 -c 'import secrets; print(secrets.token_hex(4))')
+own_key=sk-$own_id-$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')
+run python3 - "$scratch/keys.json" "$settings/keys" "$own_id" 3<<<"$own_key" <<'PYTHON'
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import sys
+
+source, folder, own_id = sys.argv[1:]
+try:
+    with open(source) as file:
+        keys = json.load(file)
+    if not isinstance(keys, list) or not all(isinstance(key, dict) and key["sha256"] for key in keys):
+        raise ValueError
+except (ValueError, KeyError):
+    sys.exit("the keys are no JSON list of what `kit.py keys` made")
+with os.fdopen(3) as file:
+    own = hashlib.sha256(file.read().strip().encode()).hexdigest()
+now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+end = now + datetime.timedelta(days=1)
+boot = {"id": own_id, "name": "boot", "sha256": own, "models": [], "created": now.isoformat(), "expires": end.isoformat()}
+for key in [*keys, boot]:
+    path = pathlib.Path(folder, key["id"] + ".json")
+    path.write_text(json.dumps(key))
+    path.chmod(0o444)
+PYTHON
 
 begin "service"
 instance=$(cloud-init query v1.instance_id)
@@ -185,9 +212,10 @@ status=$(curl --silent --show-error --max-time "$RESPONSE_TIMEOUT_S" --output "$
   --header @- --header 'Content-Type: application/json' --data-binary "@$scratch/request" "$gateway/invocations" \
   <<<"Authorization: Bearer $own_key" 2>"$scratch/problem") || fail "no answer: $(cat "$scratch/problem")"
 [[ $status == 200 ]] || fail "the gateway answered $status: $(head -c 300 "$scratch/reply")"
-run docker exec --interactive --env=PYTHONPATH=/opt/ml/model servekit python -c '
+run docker exec --interactive --workdir=/opt/ml/model servekit python -c '
 import pathlib, sys
 from servekit.golden import Golden
-golden = Golden.parse(pathlib.Path("/opt/ml/model/artefacts/golden.json").read_bytes())
-sys.exit(golden.verdict(sys.stdin.buffer.read()))
+golden = Golden.parse(pathlib.Path("artefacts/golden.json").read_bytes())
+sys.exit(golden.verdict(sys.stdin.buffer.read()) or None)
 ' <"$scratch/reply"
+rm -f "$settings/keys/$own_id.json"
