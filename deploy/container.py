@@ -6,22 +6,20 @@ not started again here: whoever runs containers does that, counts it, and knows 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from deploy import local, readiness
 from deploy.container_environment import PLAIN_MODEL_DIR, SAGEMAKER_MODEL_DIR, Environment, read_environment
 from deploy.container_log import Tee, log, start_logging
-from deploy.container_models import find_archives, stage
+from deploy.container_models import find_archives, served, stage
+from deploy.orphans import adopt_orphans, reap
 from deploy.render import Ports, ServerOptions
 from model_configs.errors import Failed, KitError
 from printing import explain
@@ -31,7 +29,6 @@ SERVE = "serve"
 WATCH_S = 0.5
 STOP_S = 6.0
 """For TorchServe to end. SageMaker kills a container 30 s after its SIGTERM."""
-PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -68,10 +65,10 @@ def model_dir(arguments: Sequence[str], environment: Environment) -> Path:
 def run(environment: Environment, models_in: Path, stopping: threading.Event) -> None:
     """Serve the models of a folder until stopping is set. Raises KitError, and Failed when something here ended."""
     adopt_orphans()
-    shutil.rmtree(environment.run_dir, ignore_errors=True)
     store = environment.run_dir / "store"
+    shutil.rmtree(store, ignore_errors=True)
     os.environ.setdefault("SERVEKIT_CACHE", str(environment.run_dir / "cache"))
-    models = stage(find_archives(models_in), store, environment.torchserve)
+    models = served(stage(find_archives(models_in), store, environment.torchserve), store)
     ports = Ports(environment.port)
     options = ServerOptions(
         store, ports, auth=False, log_level=environment.log_level, properties=environment.properties
@@ -105,18 +102,3 @@ def become_ready(server: local.Server, stopping: threading.Event) -> None:
                 return
     for model in waiting.result():
         log.info(f"ready: {model.model}, {model.workers_ready} workers, golden request {model.answer_ms} ms")
-
-
-def adopt_orphans() -> None:
-    """Become the parent of all that is left without one, as a container's first process is anyway."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def reap(but: Collection[int] = ()) -> None:
-    """Take dead children off the process table, but those that somebody else waits for."""
-    for child in psutil.Process().children():
-        try:
-            if child.pid not in but and child.status() == psutil.STATUS_ZOMBIE:
-                os.waitpid(child.pid, os.WNOHANG)
-        except (psutil.NoSuchProcess, ChildProcessError):
-            continue

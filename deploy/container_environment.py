@@ -12,12 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from model_configs.errors import KitError
-from servekit.strict import closest
+from model_configs.gateway import GatewaySettings
+from servekit.strict import closest, problems
 
 SAGEMAKER_MODEL_DIR = "/opt/ml/model"
 PLAIN_MODEL_DIR = "/models"
 RUN_DIR = "/tmp/servekit"  # noqa: S108 - the one folder that a read-only container can write
+DRAIN_TIMEOUT_S = 22
+"""SageMaker kills a container 30 s after its SIGTERM; TorchServe takes some of them to end."""
 LOG_LEVELS = {10: "debug", 20: "info", 30: "warn", 40: "error", 50: "fatal"}
 """Python's, which SAGEMAKER_CONTAINER_LOG_LEVEL counts in, as log4j's words."""
 Read = Callable[[str], Any]
@@ -40,6 +45,7 @@ class Row:
 class Environment:
     """A container's settings. torchserve: instead of what archives say; notes: lines about what is not followed."""
 
+    host: str = "0.0.0.0"  # noqa: S104 - a container's own address is not known beforehand
     port: int = 8080
     safe_ports: range | None = None
     """Where listeners on loopback may be, if not anywhere."""
@@ -48,7 +54,10 @@ class Environment:
     log_level: str = "warn"
     model_dir: Path | None = None
     run_dir: Path = Path(RUN_DIR)
-    max_body_bytes: int | None = None
+    keys_dir: Path | None = None
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    drain_timeout_s: int = DRAIN_TIMEOUT_S
+    """In which requests under way may end after a SIGTERM."""
     torchserve: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
     given_by: Mapping[str, str] = field(default_factory=dict)
@@ -76,6 +85,14 @@ def port_range(text: str) -> range:
     return range(int(match[1]), int(match[2]) + 1)
 
 
+def gateway_settings(text: str) -> GatewaySettings:
+    """The section deploy.gateway of a model's YAML, as JSON."""
+    try:
+        return GatewaySettings.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"deploy.gateway as JSON: {'; '.join(problems(error, GatewaySettings))}") from None
+
+
 def log_level(text: str) -> str:
     """A level of Python's logging as log4j's word."""
     try:
@@ -90,7 +107,11 @@ WORKERS = "torchserve.minWorkers torchserve.maxWorkers"
 ROWS = (
     Row("SERVEKIT_MODEL_DIR", "container.model_dir", Path),
     Row("SERVEKIT_RUN_DIR", "container.run_dir", Path),
+    Row("SERVEKIT_HOST", "container.host", str),
     Row("SERVEKIT_METRICS_PORT", "container.metrics_port", PORT),
+    Row("SERVEKIT_KEYS_DIR", "container.keys_dir", Path),
+    Row("SERVEKIT_GATEWAY", "container.gateway", gateway_settings),
+    Row("SERVEKIT_DRAIN_TIMEOUT_S", "container.drain_timeout_s", whole(0)),
     Row("SAGEMAKER_BIND_TO_PORT", "container.port", PORT),
     Row("SAGEMAKER_SAFE_PORT_RANGE", "container.safe_ports", port_range),
     Row("SAGEMAKER_CONTAINER_LOG_LEVEL", "container.log_level", log_level),
@@ -98,7 +119,6 @@ ROWS = (
     Row("TS_DEFAULT_STARTUP_TIMEOUT", "torchserve.startupTimeout", POSITIVE),
     Row("TS_DEFAULT_WORKERS_PER_MODEL", WORKERS, POSITIVE),
     Row("TS_JOB_QUEUE_SIZE", "torchserve.jobQueueSize", POSITIVE),
-    Row("TS_MAX_REQUEST_SIZE", "container.max_body_bytes properties.max_request_size", POSITIVE),
     Row("TS_MAX_RESPONSE_SIZE", "properties.max_response_size", POSITIVE),
     Row("TS_NUMBER_OF_GPU", "properties.number_of_gpu", whole(0)),
     Row("TS_NUMBER_OF_NETTY_THREADS", "properties.number_of_netty_threads", whole(0)),
@@ -136,9 +156,15 @@ NOT_FOLLOWED = {
     **dict.fromkeys(("TS_DEFAULT_SERVICE_HANDLER", "TS_SERVICE_ENVELOPE", "TS_DECODE_INPUT_REQUEST"), _HANDLER),
     **dict.fromkeys(("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY"), _HANDLER),
     "TS_CONFIG_FILE": "config.properties is written at start; the variables of this table change it",
+    "TS_MAX_REQUEST_SIZE": "SERVEKIT_GATEWAY='{\"max_body_bytes\": …}' says how large a request may be",
     "TS_ASYNC_LOGGING": "access lines are written asynchronously already",
 }
-PREFIX = "SAGEMAKER_TS_"
+STRICT = re.compile("SAGEMAKER_TS_|SERVEKIT_")
+"""A misspelt one of these is an error: it may be the one that names the keys."""
+OTHERS = re.compile(
+    r"SERVEKIT_(CACHE|LEASES|WORKERS|URL|TOKEN|EMULAT\w+|(\w+_)?SERVICE_(HOST|PORT)\w*|(\w+_)?PORT(_\d+_\w+)?)"
+)
+"""Read elsewhere in the kit, and what orchestrators make of a service that is called servekit."""
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
@@ -146,7 +172,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
     given = {variable: text for variable, text in environ.items() if text.strip()}
     known = {row.variable for row in ROWS}
     for variable in sorted(given.keys() - known):
-        if variable.startswith(PREFIX):
+        if STRICT.match(variable) and not OTHERS.fullmatch(variable):
             near = closest(variable, known)
             raise KitError(f"{variable} is no setting", f"did you mean {near}?" if near else "see docker/README.md")
     if given.get("SAGEMAKER_MULTI_MODEL", "false").lower() != "false":

@@ -17,6 +17,7 @@ import yaml
 from deploy.local import ServedModel, served_model
 from model_configs.archive_files import CONFIG_FILE, MANIFEST_FILE, read_config, read_entry, read_golden
 from model_configs.errors import KitError
+from model_configs.schema import AnyModelConfig
 
 BUILD_HINT = "kit.py archive MODEL --format no-archive, and give this container that folder"
 
@@ -44,27 +45,31 @@ def unreadable(path: object) -> KitError:
     )
 
 
-def stage(archives: Sequence[Path], store: Path, changes: Mapping[str, Any]) -> list[ServedModel]:
+def stage(archives: Sequence[Path], store: Path, changes: Mapping[str, Any]) -> list[AnyModelConfig]:
     """Put each archive into store, which must not exist, with these keys of `torchserve` changed. Raises KitError."""
     store.mkdir(parents=True)
-    models: list[ServedModel] = []
+    configs: dict[str, AnyModelConfig] = {}
     for archive in archives:
         try:
             config = read_config(archive, changes)
-            golden = read_golden(archive)
-            model = served_model(config, config.model.name, golden)
-            if model.name in [other.name for other in models]:
-                raise KitError(f"{archive}: a second model of the name {model.name}", "one archive a name")
-            _place(archive, store / model.name)
+            name = config.model.name
+            if name in configs:
+                raise KitError(f"{archive}: a second model of the name {name}", "one archive a name")
+            _place(archive, store / name)
+            if changes:
+                keys = yaml.safe_load(read_entry(archive, CONFIG_FILE))
+                own = store / name / CONFIG_FILE
+                own.unlink()
+                own.write_text(yaml.safe_dump({**keys, **changes}, sort_keys=False))
         except PermissionError as error:
             raise unreadable(error.filename) from None
-        if changes:
-            keys = yaml.safe_load(read_entry(archive, CONFIG_FILE))
-            own = store / model.name / CONFIG_FILE
-            own.unlink()
-            own.write_text(yaml.safe_dump({**keys, **changes}, sort_keys=False))
-        models.append(model)
-    return models
+        configs[name] = config
+    return list(configs.values())
+
+
+def served(configs: Sequence[AnyModelConfig], store: Path) -> list[ServedModel]:
+    """What a server has to know of models that were staged. Raises KitError for one without a golden request."""
+    return [served_model(config, config.model.name, read_golden(store / config.model.name)) for config in configs]
 
 
 def _is_archive(path: Path) -> bool:
