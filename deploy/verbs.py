@@ -1,41 +1,80 @@
-"""The command line's verb that asks models: it parses, calls one function, prints."""
+"""The command line's verbs that ask models: they parse, call one function, print."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy import local
+from deploy import invoke as invocation
+from deploy import where
 from deploy.ask import ask as ask_question
-from deploy.client import Endpoint, SageMakerEndpoint, TorchServeEndpoint
 from model_configs.errors import KitError
-from model_configs.schema import retrieval_model
-from printing import out, report
+from model_configs.schema import load_model, retrieval_model
+from printing import out, report, write_json
 
 app = typer.Typer()
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A retrieval model of model_configs/, by name.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the JSON document to FILE too.")]
-SAGEMAKER = "sagemaker:"
+Region = Annotated[str | None, typer.Option(help="SageMaker: the AWS region.")]
+
+
+class On(str, Enum):
+    """Where a model is asked."""
+
+    local = "local"
+    sagemaker = "sagemaker"
+    emulator = "emulator"
+
+
+OnOption = Annotated[On, typer.Option("--on", help="The server of this machine, SageMaker, or its emulator here.")]
+
+
+@app.command()
+def invoke(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model of model_configs/, by name.")],
+    prompt: Annotated[str | None, typer.Argument(help="A text; or --file.")] = None,
+    on: OnOption = On.local,
+    file: Annotated[Path | None, typer.Option(help="A body as it is: JSON, text, an image.")] = None,
+    content_type: Annotated[str | None, typer.Option(help="Of the body; else by the file's name, or JSON.")] = None,
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--no-stream", help="The answer as it comes, else as the model does.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of a generated answer.", min=1)] = None,
+    endpoint: Annotated[str | None, typer.Option(help="SageMaker: its name, else the YAML's.")] = None,
+    region: Region = None,
+    port: Annotated[int | None, typer.Option(help="The server here, if several have the model.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Ask a model wherever it is, and print its answer, a stream's as it comes."""
+    config = load_model(name)
+    asked = invocation.question(config, prompt, file, content_type, stream, max_tokens)
+    target = where.is_asked(config, on.value, endpoint, region, port)
+    answer = invocation.ask(target, asked, lambda text: out.print(text, end=""))
+    out.print()
+    document = {"model": name, "on": on.value, **answer.document()}
+    if asked.streams:
+        report([answer.row()], document, json_file)
+    elif json_file:  # a whole answer is the output, whatever reads it next
+        write_json(document, json_file)
 
 
 @app.command()
 def ask(
-    name: ModelName,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A retrieval model of model_configs/, by name.")],
     question: Annotated[str, typer.Argument(help="In plain words.")],
+    on: OnOption = On.local,
     k: Annotated[int | None, typer.Option("-k", help="Passages, else the YAML's.", min=1)] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of the answer, else the YAML's.", min=1)] = None,
-    retriever: Annotated[
-        str | None, typer.Option(metavar="URL|sagemaker:NAME", help="Else the server of this machine.")
-    ] = None,
+    retriever: Annotated[str | None, typer.Option(metavar="URL|sagemaker:NAME", help="Else where --on says.")] = None,
     generator: Annotated[
         str | None,
-        typer.Option(metavar="MODEL|URL|sagemaker:NAME", help="Else the model of handler.answer, on this machine."),
+        typer.Option(metavar="MODEL|URL|sagemaker:NAME", help="Else the model of handler.answer, where --on says."),
     ] = None,
     token: Annotated[str | None, typer.Option(envvar="SERVEKIT_TOKEN", help="For URLs.")] = None,
-    region: Annotated[str | None, typer.Option(help="SageMaker: the AWS region.")] = None,
+    region: Region = None,
     json_file: JsonFile = None,
 ) -> None:
     """Retrieve, prompt a text generation model, and print its answer as it comes, with its sources."""
@@ -46,8 +85,8 @@ def ask(
         raise KitError(f"{name} names no model that writes answers", "--generator, or handler.answer in its YAML")
     wanted = max_tokens or (answers.max_tokens if answers else 128)
     found = ask_question(
-        _endpoint(retriever, name, token, region),
-        _endpoint(generator, model or "", token, region),
+        where.named(retriever, name, on.value, token, region),
+        where.named(generator, model or "", on.value, token, region),
         question,
         wanted,
         lambda piece: out.print(piece, end=""),
@@ -56,18 +95,3 @@ def ask(
     out.print("\n")
     rows = [{"source": each["source"], "score": f"{each['score']:.3f}"} for each in found["sources"]]
     report(rows, found, json_file)
-
-
-def _endpoint(where: str | None, model: str, token: str | None, region: str | None) -> Endpoint:
-    """sagemaker:NAME, a URL, another model's name, or None for the model on this machine."""
-    if where and where.startswith(SAGEMAKER):
-        return SageMakerEndpoint(where.removeprefix(SAGEMAKER), region)
-    if where and "://" in where:
-        if not model:
-            raise KitError(f"{where}: which model there?", "handler.answer.model in the YAML")
-        return TorchServeEndpoint(where, model, token)
-    model = where or model
-    for server in local.servers():
-        if server.alive and model in [served.name for served in server.models]:
-            return TorchServeEndpoint(f"http://127.0.0.1:{server.port}", model, server.token("inference"))
-    raise KitError(f"no server here has {model}", f"kit.py serve {model}")
