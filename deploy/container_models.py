@@ -40,7 +40,7 @@ def find_archives(folder: Path) -> list[Path]:
 def unreadable(path: object) -> KitError:
     """That this user may not read a file; SageMaker's containers are expected to run as root."""
     return KitError(
-        f"user {os.getuid()} cannot read {path}",
+        f"user {os.geteuid()} cannot read {path}",
         "let it be read, or run as another user; SageMaker expects root: build with --build-arg RUN_AS=0",
     )
 
