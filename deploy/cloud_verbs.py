@@ -14,6 +14,8 @@ import typer
 
 from deploy import ec2 as to_ec2
 from deploy import sagemaker as to_sagemaker
+from deploy.outcome import Outcome
+from model_configs.errors import Failed
 from model_configs.schema import AnyModelConfig, load_model
 from printing import report
 
@@ -80,7 +82,7 @@ def sagemaker(
         load_model(name), action.value, context.obj, emulated=on is On.emulator, dry_run=dry_run, via=via.value,
         region=region,
     )  # fmt: skip
-    report(done.rows, done.document, json_file)
+    _report(done, json_file)
 
 
 @app.command()
@@ -97,4 +99,10 @@ def ec2(
     done = to_ec2.run(
         load_model(name), action.value, context.obj, emulated=on is On.emulator, dry_run=dry_run, region=region
     )
+    _report(done, json_file)
+
+
+def _report(done: Outcome, json_file: Path | None) -> None:
     report(done.rows, done.document, json_file)
+    if done.failed:
+        raise Failed(done.failed)

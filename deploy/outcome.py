@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """rows: alike in their keys."""
+    """rows: alike in their keys; failed: why what was looked at is not as it should be, empty when it is."""
 
     rows: list[dict[str, Any]]
     document: dict[str, Any]
+    failed: str = ""

@@ -230,6 +230,8 @@ class SageMaker(Strict):
             return f"image_uri: the kit has no image for Inf1, and {self.instance_type} is one"
         if kind == "t2" and self.autoscaling:
             return f"autoscaling: is not for burstable instances, and {self.instance_type} is one"
+        if self.volume_size_gb and instances.has_own_disk(self.instance_type):
+            return f"volume_size_gb: {self.instance_type} has a disk of its own and gets no volume"
         processor = {"gpu": "cuda", "neuron": "neuronx"}
         for word, flavour in processor.items():
             if self.inference_ami_version and f"-{word}-" in self.inference_ami_version:
@@ -265,10 +267,9 @@ def advice(section: SageMaker, handler: Any, response_timeout_s: int, startup_ti
             f"deploy.sagemaker.container_startup_timeout_s: {allowed_s} ends a start that "
             f"torchserve.startupTimeout={startup_timeout_s} allows"
         )
-    if instances.has_own_disk(section.instance_type) and (section.volume_size_gb or section.kms_key_id):
+    if instances.has_own_disk(section.instance_type) and section.kms_key_id:
         lines.append(
-            f"deploy.sagemaker.instance_type: {section.instance_type} has a disk of its own, which volume_size_gb and "
-            "kms_key_id do not reach"
+            f"deploy.sagemaker.kms_key_id: {section.instance_type} has a disk of its own, which has a key of its own"
         )
     if section.instance_count == 1 and section.update.strategy in ("canary", "linear"):
         lines.append(
