@@ -17,7 +17,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ class GatewayOptions:
     folder: Path
     port: int
     models: tuple[PublicModel, ...]
-    settings: GatewaySettings = GatewaySettings()
+    settings: GatewaySettings = field(default_factory=GatewaySettings)
     host: str = LOOPBACK
     slots: int = 1
     """TorchServes behind it, at the same time."""
@@ -232,7 +232,7 @@ def _quoted(value: object) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = Environment(  # noqa: S701 - nginx's configuration is no HTML; _quoted escapes
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -53,19 +53,26 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """TorchServes that share this machine behind one gateway. port: the gateway's; meeting: a folder that exists, in
-    which the workers of all of them agree who gets which CPUs."""
+class Front:
+    """The gateway before a TorchServe: clients ask its port instead. tls: by HTTPS."""
 
     port: int
+    tls: bool
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """TorchServes that share this machine behind one gateway. meeting: a folder that exists, in which the workers of
+    all of them agree who gets which CPUs."""
+
+    front: Front
     size: int
     meeting: Path
 
 
 @dataclass(frozen=True)
 class Server:
-    """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder; gateway: the
-    port of the one that clients ask instead, if there is one."""
+    """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder."""
 
     pid: int
     port: int
@@ -73,7 +80,7 @@ class Server:
     folder: Path
     scratch: Path
     models: tuple[ServedModel, ...]
-    gateway: int | None = None
+    front: Front | None = None
 
     @property
     def ports(self) -> Ports:
@@ -86,6 +93,16 @@ class Server:
             return JAVA_CLASS in psutil.Process(self.pid).cmdline()
         except psutil.Error:
             return False
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine ask: the gateway, unless its certificate stands for another name."""
+        return f"http://{LOOPBACK}:{self._asked.name}"
+
+    @property
+    def client_key_file(self) -> Path | None:
+        """What opens url, in the form of TorchServe's key_file.json; None where nothing is asked for."""
+        return self._asked / KEY_FILE if self.auth else None
 
     def inference(self) -> Client:
         """A client for predictions."""
@@ -106,6 +123,11 @@ class Server:
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return str(keys[kind]["key"]) if self.auth else None
+
+    @property
+    def _asked(self) -> Path:
+        """The .run folder, named by its port, of the gateway or of this server."""
+        return self.folder.parent / str(self.front.port) if self.front and not self.front.tls else self.folder
 
 
 def served_model(config: AnyModelConfig, archive: str, golden: Golden) -> ServedModel:
@@ -186,8 +208,8 @@ def start(
         shutil.rmtree(scratch)
         raise Failed(f"torchserve did not start:\n{tail(folder)}")
     pid = int(pid_file.read_text())
-    gateway = fleet.port if fleet else None
-    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models), gateway)
+    front = fleet.front if fleet else None
+    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models), front)
     _write(server)
     return server
 
@@ -224,9 +246,8 @@ def read_server(folder: Path) -> Server | None:
     except FileNotFoundError:
         return None
     models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
-    return Server(
-        state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models, state.get("gateway")
-    )
+    front = Front(**state["front"]) if state.get("front") else None
+    return Server(state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models, front)
 
 
 def tail(folder: Path, lines: int = 40) -> str:

@@ -25,6 +25,8 @@ class Mirror(Strict):
     """For a copy's whole answer. The client's answer never waits for it."""
     key_file: Path | None = None
     """A file with the bearer key that the other endpoint asks for."""
+    ca_file: Path | None = None
+    """The certificates to trust, where the other endpoint's is not a public one."""
     record: Literal["differences", "bodies"] = "differences"
     """differences: figures and digests alone. bodies: both answers too, which may hold personal data."""
     max_disk_mb: PositiveInt = 100
