@@ -17,6 +17,7 @@ from botocore.model import OperationModel, ServiceModel, Shape
 
 JAVA_CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
+    r"[\p{Print}]": r"[\x20-\x7e]",
     r"\p{Print}": r"[\x20-\x7e]",
     r"\p{L}": r"\w",
     r"\p{N}": r"\w",
@@ -24,8 +25,8 @@ JAVA_CLASSES = {
     r"\z": r"\Z",
     r"\uD800\uDC00-\uDBFF\uDFFF": r"\U00010000-\U0010FFFF",
 }
-"""Patterns are Java's; these are its words that Python does not know, as near as it has them. A pattern with others
-is not checked: no operation that the kit calls has one."""
+"""Patterns are Java's; these are its words that Python does not know, as near as it has them, in this order. A pattern
+with others is not checked: no operation that the kit calls has one."""
 SHOWN = 80
 
 

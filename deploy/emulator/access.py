@@ -64,8 +64,10 @@ def check_start(host: Host, model: dict[str, Any], config: dict[str, Any], regio
         raise StartFailed(
             f'Failed to download model data from {found.uri}. Please ensure that the role "{arn}" may read it.'
         )
-    outputs = [config.get("DataCaptureConfig", {}).get("DestinationS3Uri")]
     asynchronous = config.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+    for topic in asynchronous.get("NotificationConfig", {}).values():
+        _require(role, arn, [("sns:Publish", topic)], f"notify {topic}")
+    outputs = [config.get("DataCaptureConfig", {}).get("DestinationS3Uri")]
     outputs += [asynchronous.get("S3OutputPath"), asynchronous.get("S3FailurePath")]
     for uri in filter(None, outputs):
         bucket, prefix = model_data.split(uri)

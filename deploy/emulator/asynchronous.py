@@ -1,7 +1,4 @@
-"""Asynchronous inference: a request is taken, answered later, and its answer or failure written to S3.
-
-Notifications are refused when the configuration is made. Knows nothing of HTTP.
-"""
+"""Asynchronous inference: a request is taken, answered later, and its answer or failure written to S3 and notified."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
@@ -21,6 +19,8 @@ from deploy.emulator.forward import Answer
 from deploy.emulator.host import Host
 from deploy.emulator.traffic import Lease
 
+OUTPUT = "X-Amzn-SageMaker-OutputLocation"
+FAILURE = "X-Amzn-SageMaker-FailureLocation"
 INLINE_BYTES = 128_000
 LIMIT_S = 900.0
 TIME_TO_LIVE_S = 21_600.0
@@ -51,11 +51,12 @@ class AsyncCalls:
             raise _refused(f"the emulator does not do {', '.join(extra)} (SageMaker does)")
         inference_id = given.get("InferenceId", str(uuid4()))
         output = config["OutputConfig"]
-        places = {"X-Amzn-SageMaker-OutputLocation": _place(output["S3OutputPath"], ".out")}
+        places = {OUTPUT: _place(output["S3OutputPath"], ".out")}
         if "S3FailurePath" in output:
-            places["X-Amzn-SageMaker-FailureLocation"] = _place(output["S3FailurePath"], "-error.out")
+            places[FAILURE] = _place(output["S3FailurePath"], "-error.out")
         lives_s = float(given.get("RequestTTLSeconds", TIME_TO_LIVE_S)) * self._host.options.limit_scale
-        arguments = (endpoint, dict(given), body, places, time.monotonic() + lives_s)
+        given = {**given, "InferenceId": inference_id}
+        arguments = (endpoint, given, body, places, time.monotonic() + lives_s)
         threading.Thread(target=self._work, args=arguments, daemon=True).start()
         return Response(json.dumps({"InferenceId": inference_id}), 202, places, content_type="application/json")
 
@@ -64,13 +65,36 @@ class AsyncCalls:
     ) -> None:
         try:
             with self._gate(endpoint):
-                target, data = places["X-Amzn-SageMaker-OutputLocation"], self._answer(endpoint, given, body, expires)
+                target, data, failure = places[OUTPUT], self._answer(endpoint, given, body, expires), ""
         except ApiError as error:
             self._host.report(f"asynchronous inference at {endpoint.name}: {error}")
-            target, data = places.get("X-Amzn-SageMaker-FailureLocation", ""), str(error).encode()
-        if target:
-            bucket, key = model_data.split(target)
-            self._host.client("s3", self._region).put_object(Bucket=bucket, Key=key, Body=data)
+            target, data, failure = places.get(FAILURE, ""), str(error).encode(), str(error)
+        try:
+            if target:
+                bucket, key = model_data.split(target)
+                self._host.client("s3", self._region).put_object(Bucket=bucket, Key=key, Body=data)
+            self._notify(endpoint, given, target, failure)
+        except ClientError as error:
+            self._host.report(f"asynchronous inference at {endpoint.name}: {error}")
+
+    def _notify(self, endpoint: Endpoint, given: Mapping[str, str], location: str, failure: str) -> None:
+        output = endpoint.snapshot.config["AsyncInferenceConfig"]["OutputConfig"]
+        topic = output.get("NotificationConfig", {}).get("ErrorTopic" if failure else "SuccessTopic")
+        if topic is None:
+            return
+        asked = {"endpointName": endpoint.name, "inputLocation": given.get("InputLocation", "")}
+        told = {
+            "awsRegion": self._region,
+            "eventTime": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}",
+            "invocationStatus": "Failed" if failure else "Completed",
+            "requestParameters": asked,
+            "inferenceId": given["InferenceId"],
+            "eventVersion": "1.0",
+            "eventSource": "aws:sagemaker",
+            "eventName": "InferenceResult",
+            **({"failureReason": failure} if failure else {"responseParameters": {"outputLocation": location}}),
+        }
+        self._host.client("sns", self._region).publish(TopicArn=topic, Message=json.dumps(told))
 
     def _answer(self, endpoint: Endpoint, given: Mapping[str, str], body: bytes, expires: float) -> bytes:
         if time.monotonic() > expires:

@@ -76,7 +76,7 @@ def check_config(request: Request) -> None:
         raise invalid("The sum of all variant weights must be more than 0.")
     if "AsyncInferenceConfig" in request:
         output = request["AsyncInferenceConfig"]["OutputConfig"]
-        _refuse(output, ("NotificationConfig",), "asynchronous inference with")
+        _refuse(output.get("NotificationConfig", {}), ("IncludeInferenceResponseIn",), "notifications with")
         if "S3OutputPath" not in output:
             raise invalid("AsyncInferenceConfig.OutputConfig.S3OutputPath is required.")
 
