@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import ec2_template, service_model
+from deploy import ec2_archive, ec2_template, service_model
 from deploy.hosting import archive as archives
 from deploy.hosting import images, names
+from deploy.hosting.layout import Layout
 from deploy.hosting.place import Place
 from model_configs.archive_files import SUMS_FILE
 from model_configs.ec2 import Architecture, Ec2
@@ -45,15 +46,14 @@ OPTIONAL = {"Record": "HostedZoneId", "Scaling": "RequestsPerMinutePerInstance"}
 
 @dataclass(frozen=True)
 class Plan:
-    """A stack. parameters: of the template; archive: what is uploaded to bucket and prefix, which ends without /."""
+    """A stack. parameters: of the template; archive: what is uploaded; where: the archive lies."""
 
     stack: str
     template: dict[str, Any]
     parameters: dict[str, str]
     tags: dict[str, str]
     archive: archives.Manifest
-    bucket: str
-    prefix: str
+    where: Layout
     advice: tuple[str, ...]
 
     def change_set(self, kind: str) -> dict[str, Any]:
@@ -116,20 +116,19 @@ def plan(config: AnyModelConfig, folder: Path, place: Place, image: str, keys_ve
     """
     found = require_whole(config)
     manifest = archives.read(folder)
-    stack = stack_name(config.model.name)
-    bucket = found.bucket or names.default_bucket(place.account, place.region)
-    prefix = f"{found.prefix}ec2/{stack}/{manifest.digest[:16]}"
+    where = ec2_archive.layout(config.model.name, found, place)
+    prefix = where.archive_prefix(manifest)
     parameters = {
         **_parameters(config, manifest),
-        "ArchiveBucket": bucket,
-        "ArchivePrefix": prefix,
+        "ArchiveBucket": where.bucket,
+        "ArchivePrefix": prefix.rstrip("/"),
         "Image": image,
         "ImageRepositoryArn": repository_arn(image, place.partition),
         "KeysVersion": re.sub(r"[^A-Za-z0-9-]", "", keys_version),
     }
     template = ec2_template.template(found.allowed_cidrs, found.allowed_security_groups)
-    tags = {"servekit:model": config.model.name, **found.tags}
-    made = Plan(stack, template, parameters, tags, manifest, bucket, prefix, tuple(advice(config)))
+    tags = {**found.tags, names.ENDPOINT_TAG: where.endpoint, names.MODEL_TAG: config.model.name}
+    made = Plan(where.endpoint, template, parameters, tags, manifest, where, tuple(advice(config)))
     request = made.change_set("CREATE")
     wrong = problems(config, manifest, prefix)
     wrong += ec2_template.size_problems(request["TemplateBody"])
@@ -142,7 +141,7 @@ def plan(config: AnyModelConfig, folder: Path, place: Place, image: str, keys_ve
 def problems(config: AnyModelConfig, manifest: archives.Manifest, prefix: str) -> list[str]:
     """What does not go together, a line each."""
     found, serving = section(config), config.torchserve
-    wrong = archives.problems(manifest, f"{prefix}/")
+    wrong = archives.problems(manifest, prefix)
     if serving.responseTimeout + ANSWER_SPARE_S > MOST_IDLE_S:
         wrong.append(
             f"torchserve.responseTimeout: {serving.responseTimeout}; load balancers wait {MOST_IDLE_S} s at most"

@@ -14,7 +14,7 @@ HEALTHY = "healthy"
 
 @dataclass(frozen=True)
 class Status:
-    """instances: id, zone, state of the group, state behind the load balancer and why. problem: empty if all is well."""
+    """instances: id, zone, states in the group and behind the load balancer, and why. problem: empty if all is well."""
 
     stack: str
     status: str
