@@ -40,11 +40,8 @@ class Plan:
     store: Path
     models: tuple[ServedModel, ...]
     auth: bool = True
+    tls: bool = False
     run_dir: Path = RUN_DIR
-
-    @property
-    def front(self) -> Front:
-        return Front(self.options.port, self.options.tls is not None)
 
 
 def plan(
@@ -81,7 +78,7 @@ def plan(
     for path in wanted:
         if not os.access(path, os.R_OK):
             raise KitError(f"{path} cannot be read", "a file that is there, and this user's to read")
-    return Plan(options, store, tuple(models), auth, run_dir)
+    return Plan(options, store, tuple(models), auth, tls is not None, run_dir)
 
 
 def start(wanted: Plan, say: Say = lambda line: None) -> Gateway:
@@ -168,9 +165,8 @@ def _start_server(wanted: Plan, meeting: Path) -> Server:
         wanted.auth,
         properties={"max_request_size": str(largest)},
     )
-    return local.start(
-        options, list(wanted.models), wanted.run_dir, fleet=Fleet(wanted.front, wanted.options.slots, meeting)
-    )
+    fleet_ = Fleet(Front(wanted.options.port, wanted.tls), wanted.options.slots, meeting)
+    return local.start(options, list(wanted.models), wanted.run_dir, fleet=fleet_)
 
 
 def _meeting(wanted: Plan) -> Path:

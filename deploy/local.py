@@ -104,6 +104,15 @@ class Server:
         """What opens url, in the form of TorchServe's key_file.json; None where nothing is asked for."""
         return self._asked / KEY_FILE if self.auth else None
 
+    @property
+    def client_key(self) -> str | None:
+        """What clients send to url as their bearer token; None where nothing is asked for, or it is not there yet."""
+        return _read_key(self.client_key_file, "inference")
+
+    def is_at(self, port: int | None) -> bool:
+        """Whether a port that a user named, or any for None, is this server's or its gateway's."""
+        return port in (None, self.port, self.front.port if self.front else None)
+
     def inference(self) -> Client:
         """A client for predictions."""
         return Client(f"http://{LOOPBACK}:{self.ports.inference}", self.token("inference"))
@@ -118,11 +127,7 @@ class Server:
 
     def token(self, kind: str) -> str | None:
         """The current inference or management token; None without --auth or before TorchServe has written it."""
-        try:
-            keys = json.loads((self.folder / KEY_FILE).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return str(keys[kind]["key"]) if self.auth else None
+        return _read_key(self.folder / KEY_FILE if self.auth else None, kind)
 
     @property
     def _asked(self) -> Path:
@@ -254,6 +259,13 @@ def tail(folder: Path, lines: int = 40) -> str:
     """The end of a server's log."""
     path = folder / LOG_FILE
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+
+def _read_key(path: Path | None, kind: str) -> str | None:
+    try:
+        return str(json.loads(path.read_text())[kind]["key"]) if path else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]:

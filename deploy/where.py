@@ -50,8 +50,8 @@ def named(where: str | None, model: str, on: str, token: str | None, region: str
 def on_this_machine(model: str, port: int | None = None) -> TorchServeEndpoint:
     """The model on a server that `serve` started. Raises KitError when none has it."""
     for server in local.servers():
-        if server.alive and port in (None, server.port) and model in [served.name for served in server.models]:
-            return TorchServeEndpoint(f"http://127.0.0.1:{server.port}", model, server.token("inference"))
+        if server.alive and server.is_at(port) and model in [served.name for served in server.models]:
+            return TorchServeEndpoint(server.url, model, server.client_key)
     raise KitError(f"no server here has {model}", f"kit.py serve {model}")
 
 
