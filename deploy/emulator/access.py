@@ -75,12 +75,15 @@ def check_start(host: Host, model: dict[str, Any], config: dict[str, Any], regio
         _require(role, arn, [("s3:PutObject", target)], f"write to {uri}")
 
 
-def check_alarms(host: Host, models: Iterable[dict[str, Any]], region: str) -> None:
-    """When a deployment watches alarms. Raises StartFailed."""
+def check_alarms(host: Host, models: Iterable[dict[str, Any]], alarms: list[str], region: str) -> None:
+    """When a deployment watches alarms, by their names. Raises StartFailed."""
+    aws = host.aws(region)
+    start = f"arn:{aws.partition}:cloudwatch:{region}:{aws.account}:alarm"
+    needed = [("cloudwatch:DescribeAlarms", f"{start}:{name}") for name in alarms]
     for model in models:
         if arn := model.get("ExecutionRoleArn"):
             role = read_role(host.client("iam", region), arn) or Role({"Statement": []}, ())
-            _require(role, arn, [("cloudwatch:DescribeAlarms", "*")], "watch alarms")
+            _require(role, arn, needed, "watch alarms")
 
 
 def readable(host: Host, role: Role, wanted: model_data.Source, region: str) -> bool:

@@ -135,7 +135,7 @@ class Endpoint:
         deadline = time.monotonic() + limit_s
         try:
             if alarms:
-                access.check_alarms(self.host, snapshot.models.values(), self.region)
+                access.check_alarms(self.host, snapshot.models.values(), alarms, self.region)
                 self._bake(0, alarms, deadline)
             new = self.pending.fleet = self._start(snapshot)
             keep(new)
