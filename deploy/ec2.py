@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from deploy import aws as aws_session
 from deploy.aws import Aws
 from deploy.ec2_boot import BootLog
 from deploy.ec2_plan import Plan, image_uri, plan, require_whole, section, stack_name
-from deploy.ec2_stack import DEAD, NEVER_MADE, Stack, require_settled
+from deploy.ec2_stack import DEAD, EMULATED_POLL_S, NEVER_MADE, POLL_S, Stack, require_settled
 from deploy.hosting import images
 from deploy.hosting import place as places
 from deploy.hosting.calls import Calls, explained
@@ -44,7 +45,8 @@ def run(
     aws = aws_session.session(emulated, region)
     calls = Calls(aws, dry_run)
     with explained(f"deploy ec2 {config.model.name} {action}"):
-        stack = Stack(aws.client("cloudformation"), stack_name(config.model.name))
+        poll_s = EMULATED_POLL_S if emulated else POLL_S
+        stack = Stack(aws.client("cloudformation"), stack_name(config.model.name), poll_s)
         if action == "plan":
             return _plan(_planned(config, aws, build))
         if action == "apply":
@@ -116,7 +118,7 @@ def _destroy(config: AnyModelConfig, calls: Calls, stack: Stack) -> Outcome:
     document: dict[str, Any] = {
         "stack": stack.name,
         "was": status,
-        "state": "destroyed" if status else "nothing there",
+        "state": "nothing there" if status is None else "nothing was called" if calls.dry_run else "destroyed",
         "left": left,
         "dry_run": calls.dry_run,
     }
@@ -129,8 +131,10 @@ def _destroy(config: AnyModelConfig, calls: Calls, stack: Stack) -> Outcome:
 
 
 def _dry(made: Plan, calls: Calls, steps: list[Step]) -> Outcome:
+    template = {"TemplateBody": str(_write(made) / "template.json")}
     for step in steps:
-        calls.make(step)
+        is_long = "TemplateBody" in step.request
+        calls.make(replace(step, request=step.request | template) if is_long else step)
     document = _document(made) | {"dry_run": True, "calls": [step.document() for step in steps]}
     return Outcome([{"stack": made.stack, "calls": len(steps), "state": "nothing was called"}], document)
 

@@ -70,7 +70,7 @@ def remove(calls: Calls, where: Layout) -> list[str]:
                 calls.make(Step("s3", "DeleteObjects", {**bucket, "Delete": some}, "archives"))
             if where.section.bucket:
                 return [f"bucket {where.bucket}: the YAML names it"]
-            if calls.dry_run or list(_versions(s3, bucket, "")):
+            if any(not each["Key"].startswith(where.archives) for each in _versions(s3, bucket, "")):
                 return [f"bucket {where.bucket}: something else is in it"]
             calls.make(Step("s3", "DeleteBucket", bucket, "nothing else is in it"))
         except ClientError as error:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from model_configs.errors import Failed, KitError
 
-POLL_S = 5.0
+POLL_S, EMULATED_POLL_S = 5.0, 0.2
 NEVER_MADE = ("REVIEW_IN_PROGRESS", None)
 """A change set that nobody executed leaves a stack without resources."""
 DEAD = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
@@ -28,10 +28,11 @@ Listen = Callable[[], Iterator[str]]
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack by name. cloudformation: a boto3 client."""
+    """A stack by name. cloudformation: a boto3 client; poll_s: between two looks at what goes on."""
 
     cloudformation: Any
     name: str
+    poll_s: float = POLL_S
 
     def describe(self) -> dict[str, Any] | None:
         """DescribeStacks' answer; None where there is no such stack."""
@@ -66,7 +67,7 @@ class Stack:
             found = self.cloudformation.describe_change_set(ChangeSetName=created)
             if found["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
                 break
-            time.sleep(POLL_S)
+            time.sleep(self.poll_s)
         reason = found.get("StatusReason") or ""
         if found["Status"] == "CREATE_COMPLETE":
             return [_change(each["ResourceChange"]) for each in found.get("Changes", [])]
@@ -113,7 +114,7 @@ class Stack:
             if not status.endswith("IN_PROGRESS"):
                 words = "; ".join(filter(None, (failure, told)))
                 raise Failed(f"{self.name} is {status}: {words or 'no resource says why'}")
-            time.sleep(POLL_S)
+            time.sleep(self.poll_s)
 
     def _status_of(self, which: str) -> str:
         try:
