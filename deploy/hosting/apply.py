@@ -39,6 +39,7 @@ class Applier:
         self._with_sdk = with_sdk
         self._poll_s = EMULATED_POLL_S if calls.aws.emulated else POLL_S
         self._policy_arn: str | None = None
+        self._deregistered = False
 
     def describe(self) -> Endpoint | None:
         """The endpoint as it is now."""
@@ -97,7 +98,7 @@ class Applier:
             previous = current.tags(self.calls, endpoint["EndpointArn"]).get(names.PREVIOUS_TAG)
             kind = current.instance_type(self.calls, previous) if previous else None
         if previous is None or kind is None:
-            raise KitError(f"{self.layout.endpoint} has had no other version, or it is gone", "update goes to another")
+            raise KitError(f"{self.layout.endpoint} has no version to go back to", "change the YAML back, and update")
         with explained("reading what is there"):
             renewed = current.is_scaled(self.calls, self.layout.endpoint) and kind != current.instance_type(
                 self.calls, now
@@ -106,8 +107,8 @@ class Applier:
             self._make(changes.deregister(self.layout.endpoint))
         back = Step("sagemaker", "UpdateEndpoint", api_requests.rollback(self.layout, previous), f"not {now}")
         self._go(back, endpoint, self._patiently)
-        for step in scaling_steps(self.layout) if renewed else []:
-            self._make(step)
+        if renewed:
+            self._scale()
         return previous, now
 
     def delete(self, step: Step) -> None:
@@ -128,11 +129,17 @@ class Applier:
         try:
             after = self._told(lambda say: waiting.arrived(self.describe, wanted, before, most_s, self._poll_s, say))
         except Failed as error:
+            if self._deregistered:  # what was rolled back to is scaled as before
+                self._scale()
             raise Failed("\n".join([str(error), *logs.tail(self.calls, self.layout.endpoint)])) from None
         left = before["EndpointConfigName"] if before else wanted
         if left != wanted:
             tag = {"ResourceArn": after["EndpointArn"], "Tags": names.as_list({names.PREVIOUS_TAG: left})}
             self.calls.make(Step("sagemaker", "AddTags", tag, "where rollback goes"))
+
+    def _scale(self) -> None:
+        for step in scaling_steps(self.layout):
+            self._make(step)
 
     def _make_with_sdk(self, plan: Plan, found: list[Change]) -> None:
         """The SDK takes a model that is there, but no configuration."""
@@ -147,6 +154,7 @@ class Applier:
         if request.get("AlarmActions") == [scaling.POLICY_ARN] and not self.calls.dry_run:
             step = Step(step.service, step.operation, {**request, "AlarmActions": [self._arn_of_policy()]}, step.why)
         answer = self._patiently(step)
+        self._deregistered = self._deregistered or step.operation == "DeregisterScalableTarget"
         if step.operation == "PutScalingPolicy" and request["PolicyName"] == scaling.from_zero_name(
             self.layout.endpoint
         ):

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from botocore.exceptions import ClientError
+
 from deploy.hosting import current, names, scaling, upload
-from deploy.hosting.calls import Calls
+from deploy.hosting.calls import Calls, is_gone
 from deploy.hosting.plan import Plan
 from deploy.hosting.steps import Step
 from deploy.hosting.upload import Source
@@ -79,7 +81,12 @@ def missing_files(calls: Calls, plan: Plan) -> list[Source]:
     for part in {part.manifest.digest: part for part in plan.parts}.values():
         prefix = plan.layout.archive_prefix(part.manifest)
         mine = [source for source in sources(plan) if source.step.name.startswith(prefix)]
-        found += upload.missing(calls.client("s3"), mine, prefix)
+        try:
+            found += upload.missing(calls.client("s3"), mine, prefix)
+        except ClientError as error:
+            if not is_gone(error):
+                raise
+            found += mine  # there is no bucket yet
     return found
 
 

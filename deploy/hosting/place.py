@@ -11,11 +11,12 @@ from deploy.aws import Aws
 
 @dataclass(frozen=True)
 class Place:
-    """One region of one account."""
+    """One region of one account. has_tls: not on the emulator, which speaks plain HTTP."""
 
     account: str
     region: str
     partition: str = "aws"
+    has_tls: bool = True
 
     @property
     def dns_suffix(self) -> str:
@@ -44,4 +45,4 @@ class Place:
 
 def of(aws: Aws) -> Place:
     """The session's. Raises KitError where AWS refuses the credentials."""
-    return Place(aws.account, aws.region, aws.partition)
+    return Place(aws.account, aws.region, aws.partition, not aws.emulated)

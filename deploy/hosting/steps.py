@@ -10,20 +10,11 @@ from deploy import service_model
 from model_configs.sagemaker import checked_environment
 from model_configs.sagemaker_update import SIZES_PERCENT
 
-NAMED_BY = {
-    "CreateBucket": "Bucket",
-    "CreateRole": "RoleName",
-    "PutRolePolicy": "RoleName",
-    "PutObject": "Key",
-    "CreateModel": "ModelName",
-    "CreateEndpointConfig": "EndpointConfigName",
-    "PutMetricAlarm": "AlarmName",
-    "CreateEndpoint": "EndpointName",
-    "UpdateEndpoint": "EndpointName",
-    "RegisterScalableTarget": "ResourceId",
-    "PutScalingPolicy": "PolicyName",
-}
-"""Which member of a request names what it makes."""
+NAMES = (
+    "Key", "Bucket", "RoleName", "ModelName", "EndpointName", "EndpointConfigName", "AlarmName", "PolicyName",
+    "ResourceId", "ResourceArn", "logGroupName",
+)  # fmt: skip
+"""Members of requests that name what the call is about, the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Step:
     @property
     def name(self) -> str:
         """Of what it is about."""
-        return str(self.request[NAMED_BY[self.operation]]) if self.operation in NAMED_BY else ""
+        return str(next((self.request[key] for key in NAMES if key in self.request), ""))
 
     def document(self) -> dict[str, Any]:
         """For JSON."""

@@ -36,7 +36,11 @@ def bucket_steps(layout: Layout) -> list[Step]:
         Step("s3", "CreateBucket", bucket | where, "for the archives of all endpoints here"),
         Step("s3", "PutBucketTagging", mine | {"Tagging": tags}, "tells destroy that it is the kit's"),
         Step("s3", "PutPublicAccessBlock", mine | {"PublicAccessBlockConfiguration": closed}, "nothing is public"),
-        Step("s3", "PutBucketPolicy", mine | {"Policy": policy}, "nothing without TLS"),
+        *(
+            [Step("s3", "PutBucketPolicy", mine | {"Policy": policy}, "nothing without TLS")]
+            if layout.place.has_tls
+            else []
+        ),
         Step(
             "s3",
             "PutBucketLifecycleConfiguration",
