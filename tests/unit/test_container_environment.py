@@ -56,7 +56,9 @@ def test_every_row_has_a_case() -> None:
     assert [case[0] for case in CASES] == [row.variable for row in ROWS]
 
 
-@pytest.mark.parametrize(("variable", "text", "expected"), [case[:3] for case in CASES], ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"), [case[:3] for case in CASES], ids=lambda each: str(each)[:40]
+)
 def test_a_value_goes_where_its_row_says(variable: str, text: str, expected: dict[str, Any]) -> None:
     by = dict.fromkeys(expected.get("torchserve", {}), variable)
     assert read_environment({variable: text}) == Environment(**expected, given_by=by)
@@ -112,7 +114,13 @@ def test_a_misspelt_setting_is_an_error(variable: str, hint: str) -> None:
 
 @pytest.mark.parametrize(
     "variable",
-    ["SERVEKIT_CACHE", "SERVEKIT_PORT", "SERVEKIT_SERVICE_HOST", "SERVEKIT_CPU_PORT_8080_TCP_ADDR", "SERVEKIT_EMULATED_BY"],
+    [
+        "SERVEKIT_CACHE",
+        "SERVEKIT_PORT",
+        "SERVEKIT_SERVICE_HOST",
+        "SERVEKIT_CPU_PORT_8080_TCP_ADDR",
+        "SERVEKIT_EMULATED_BY",
+    ],
 )
 def test_other_peoples_variables_are_left_alone(variable: str) -> None:
     assert read_environment({variable: "x"}) == Environment()
