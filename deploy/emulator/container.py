@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from deploy.emulator import model_data
+from deploy.emulator import marked, model_data
 from deploy.emulator.errors import StartFailed
 from deploy.emulator.faults import Injector
 from deploy.emulator.options import HOST, Options
@@ -38,6 +36,7 @@ DEFAULT_DOWNLOAD_S = 1200.0
 DEFAULT_STARTUP_S = 480.0
 DEFAULT_VOLUME_GIB = 30.0
 CONTAINER_VARIABLE = "SERVEKIT_EMULATED_CONTAINER"
+"""In a real container nothing survives its first process; here all that it started carries its name."""
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH", "SERVEKIT_EMULATED_BY")
 """Of the emulator's own environment; a container has none of its host's, but this one needs its programs."""
 
@@ -123,7 +122,7 @@ class Container:
                 process.wait(KILL_AFTER_S * self._options.limit_scale)
             except subprocess.TimeoutExpired:
                 self._violation(f"was not gone {KILL_AFTER_S * self._options.limit_scale:g} s after SIGTERM")
-            self._kill_all()
+            marked.kill(CONTAINER_VARIABLE, self.spec.name)
             self._check_model_data()
         model_data.make_removable(self._folder)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -203,11 +202,11 @@ class Container:
 
     def _watch(self) -> None:
         failures = 0
-        while not self._stopping.wait(PING_INTERVAL_S):
+        while not self._stopping.wait(PING_INTERVAL_S * self._options.limit_scale):
             if self._process is not None and self._process.poll() is not None:
                 self._report(f"{self.spec.name}: died with code {self._process.returncode}, started again")
                 self._healthy = False
-                self._kill_all()
+                marked.kill(CONTAINER_VARIABLE, self.spec.name)
                 with self._starting:
                     if self._stopping.is_set():
                         return
@@ -217,16 +216,6 @@ class Container:
             if good != self._healthy and (good or failures >= FAILURES_TO_UNHEALTHY):
                 self._healthy = good
                 self._report(f"{self.spec.name}: {'healthy again' if good else 'fails its health checks'}")
-
-    def _kill_all(self) -> None:
-        """In a real container nothing survives its first process; here what it started carries its name."""
-        left = [process for process in psutil.process_iter() if _container(process) == self.spec.name]
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(left, timeout=5)
 
     def _check_model_data(self) -> None:
         if changed := model_data.changes(self._data_state, self._model_folder):
@@ -245,10 +234,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _container(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(CONTAINER_VARIABLE)
-    except psutil.Error:
-        return None

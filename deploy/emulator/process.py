@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from deploy.emulator import marked
 from deploy.emulator.options import Options, from_environment
 from deploy.http_client import Client, Unreachable
 from model_configs import ROOT
@@ -89,7 +90,7 @@ def ensure(options: Options | None = None) -> Running:
     with _locked(options.folder):
         if found := running(options):
             return found
-        _end_what_is_left(options.folder)
+        marked.kill(OWNER_VARIABLE, str(options.folder))  # of one that was killed
         return _start(options)
 
 
@@ -115,7 +116,7 @@ def stop(options: Options | None = None) -> None:
             pass
         except psutil.TimeoutExpired:
             process.kill()
-    _end_what_is_left(options.folder)
+    marked.kill(OWNER_VARIABLE, str(options.folder))
     (options.folder / STATE_FILE).unlink(missing_ok=True)
 
 
@@ -161,24 +162,6 @@ def _start(options: Options) -> Running:
     if any("Address already in use" in line for line in words):
         raise KitError(f"port {options.port} is in use", "set SERVEKIT_EMULATOR_PORT to another")
     raise Failed("\n".join(["the emulator did not start:", *words]))
-
-
-def _end_what_is_left(folder: Path) -> None:
-    """Kill what carries the folder's mark: containers of an emulator that was killed, and their workers."""
-    left = [process for process in psutil.process_iter() if _owner(process) == str(folder)]
-    for process in left:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(left, timeout=10)
-
-
-def _owner(process: psutil.Process) -> str | None:
-    try:
-        return process.environ().get(OWNER_VARIABLE)
-    except psutil.Error:
-        return None
 
 
 @contextmanager

@@ -159,6 +159,12 @@ class Handler(MotoRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
 
+    def handle_expect_100(self) -> bool:
+        """Uploads wait for it a second."""
+        goes_on = super().handle_expect_100()
+        self.wfile.flush()
+        return goes_on
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Errors are told by the application."""
 
