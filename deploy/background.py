@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -60,11 +62,27 @@ def stop(module: str, folder: Path) -> None:
     """End it, if it runs."""
     if process := find(module, folder):
         process.terminate()
-        _, left = psutil.wait_procs([process], timeout=STOP_TIMEOUT_S)
-        for each in left:
-            each.kill()
-        psutil.wait_procs(left, timeout=STOP_TIMEOUT_S)
+        for left in running_after([process], STOP_TIMEOUT_S):
+            left.kill()
+            running_after([left], STOP_TIMEOUT_S)
     _pid_file(folder, module).unlink(missing_ok=True)
+
+
+def running_after(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those that have not ended in this time. One that has, and that nobody has asked how, counts as ended: the
+    first process of a machine may take seconds to ask."""
+    deadline = time.monotonic() + timeout_s
+    left = list(processes)
+    while (left := [process for process in left if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _name(module: str) -> str:

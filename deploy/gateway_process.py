@@ -93,7 +93,7 @@ def sweep(folder: Path) -> None:
     nginxes = _nginxes(folder)
     for process in nginxes:
         process.kill()
-    psutil.wait_procs(nginxes, timeout=background.STOP_TIMEOUT_S)
+    background.running_after(nginxes, background.STOP_TIMEOUT_S)
     for path in folder.glob("*"):
         if path.name in KEPT:
             continue

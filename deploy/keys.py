@@ -25,6 +25,7 @@ KEYS_DIR = RUN_DIR / "keys"
 ID_LENGTH = 12
 ID = re.compile(rf"[a-z0-9]{{{ID_LENGTH}}}")
 SECRET_BYTES = 32
+ISO = "%Y-%m-%dT%H:%M:%S%z"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Key:
 
     def expired(self, now: datetime) -> bool:
         """Whether it lets nobody in any more."""
-        return self.expires is not None and datetime.fromisoformat(self.expires) <= now
+        return self.expires is not None and datetime.strptime(self.expires, ISO) <= now
 
 
 def add(folder: Path, name: str, models: tuple[str, ...] = (), days: float | None = None) -> tuple[Key, str]:
@@ -49,11 +50,11 @@ def add(folder: Path, name: str, models: tuple[str, ...] = (), days: float | Non
         raise KitError(f"{name!r} is no name for a key", "a word that says whose it is")
     if days is not None and not days > 0:
         raise KitError(f"{days:g} days: the key would be expired already", "--days 90")
-    now = datetime.now(timezone.utc).replace(microsecond=0)
+    now = datetime.now(timezone.utc)
     key_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(ID_LENGTH))
     text = f"sk-{key_id}-{secrets.token_urlsafe(SECRET_BYTES)}"
-    expires = (now + timedelta(days=days)).isoformat() if days is not None else None
-    key = Key(key_id, name, hashlib.sha256(text.encode()).hexdigest(), models, now.isoformat(), expires)
+    expires = _iso(now + timedelta(days=days)) if days is not None else None
+    key = Key(key_id, name, hashlib.sha256(text.encode()).hexdigest(), models, _iso(now), expires)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # In one step: nginx may read while this is written.
     fresh = folder / f"{key_id}.new"
@@ -78,6 +79,11 @@ def revoke(folder: Path, key_id: str) -> Key:
         raise KitError(f"there is no key {key_id} in {folder}", "kit.py keys list")
     (folder / f"{found[0].id}.json").unlink()
     return found[0]
+
+
+def _iso(time: datetime) -> str:
+    """In a form that nginx's JavaScript reads too."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _read(path: Path) -> Key:

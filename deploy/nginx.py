@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from deploy.background import running_after
 from model_configs.errors import Failed, KitError
 
 HINT = "apt-get install nginx libnginx-mod-http-js"
@@ -122,10 +123,10 @@ class Nginx:
             master = psutil.Process(pid)
             processes = [master, *master.children(recursive=True)]
             master.terminate()
-            _, left = psutil.wait_procs(processes, timeout=KILL_TIMEOUT_S)
+            left = running_after(processes, KILL_TIMEOUT_S)
             for process in left:
                 process.kill()
-            psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
+            running_after(left, KILL_TIMEOUT_S)
         (self.folder / f"{self.name}.pid").unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
