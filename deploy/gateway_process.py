@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def sweep(folder: Path) -> None:
         background.stop(module, folder)
     nginxes = _nginxes(folder)
     for process in nginxes:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            process.kill()
     background.running_after(nginxes, background.STOP_TIMEOUT_S)
     for path in folder.glob("*"):
         if path.name in KEPT:

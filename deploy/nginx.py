@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,7 +107,8 @@ class Nginx:
     def quit(self) -> None:
         """Take no more connections, and end when those that are there have their answers; returns at once."""
         if pid := self.pid:
-            psutil.Process(pid).send_signal(signal.SIGQUIT)
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                psutil.Process(pid).send_signal(signal.SIGQUIT)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it has ended within the time."""
