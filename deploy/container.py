@@ -20,7 +20,7 @@ from types import FrameType
 
 from deploy import gateway_process, local, readiness
 from deploy.container_environment import PLAIN_MODEL_DIR, SAGEMAKER_MODEL_DIR, Environment, read_environment
-from deploy.container_log import Tee, log, start_logging
+from deploy.container_log import Tee, log, one_output
 from deploy.container_models import find_archives, served, stage
 from deploy.gateway import OPENAI_PATHS, SPARE_S, GatewayOptions, PublicModel
 from deploy.orphans import adopt_orphans, reap
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    start_logging()
     try:
-        environment = read_environment(environ)
-        for note in environment.notes:
-            log.info(note)
-        run(environment, model_dir(arguments, environment), stopping, sagemaker=bool(arguments))
+        with one_output():
+            environment = read_environment(environ)
+            for note in environment.notes:
+                log.info(note)
+            run(environment, model_dir(arguments, environment), stopping, sagemaker=bool(arguments))
     except KitError as error:
         explain(str(error), error.hint)
         return 2

@@ -1,4 +1,4 @@
-"""A server's output in a container: on the container's own as it comes, and its end in a file that readiness reads.
+"""What comes out of a container: one stream, of lines of its own, of TorchServe's and of nginx's.
 
 Knows nothing of what the lines say.
 """
@@ -8,25 +8,48 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from threading import Thread
 
 MOST_BYTES = 10 << 20
 """The file is begun anew beyond that, and the one before it kept."""
+LAST_LINES_S = 1.0
 log = logging.getLogger("container")
 """The container's own lines."""
 
 
-def start_logging() -> None:
-    """Write the container's lines to standard output, each at once."""
+@contextmanager
+def one_output() -> Iterator[None]:
+    """Until the end, standard output is a pipe of our own, which is copied to what it was before.
+
+    nginx opens /dev/stdout by its name. What a container is given there may be somebody else's, and then cannot be
+    opened; if it is a file, whoever opens it anew and whoever had it before write over each other.
+    """
     log.setLevel(logging.INFO)
     log.propagate = False
     log.handlers = [logging.StreamHandler(sys.stdout)]
+    given = os.dup(sys.stdout.fileno())
+    read, write = os.pipe()
+    os.dup2(write, sys.stdout.fileno())
+    os.close(write)
+    copying = Thread(target=_copy, args=(read, given), daemon=True)
+    copying.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(given, sys.stdout.fileno())
+        copying.join(LAST_LINES_S)  # others may still hold their end
 
 
 class Tee:
-    """A file descriptor for a server to print to; every line goes to standard output and into the file."""
+    """A file descriptor for a server to print to; every line goes to standard output and into a file.
+
+    Its end is what readiness reads when a worker dies.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,3 +74,14 @@ class Tee:
                 self._file.handle(record)
                 log.handle(record)
         self._file.close()
+
+
+def _copy(read: int, to: int) -> None:
+    wanted = True
+    with os.fdopen(read, "rb", buffering=0) as source, os.fdopen(to, "wb", buffering=0) as target:
+        while chunk := source.read(1 << 16):
+            while wanted and chunk:
+                try:
+                    chunk = chunk[target.write(chunk) :]
+                except OSError:  # nobody reads any more, and those who write must not wait for that
+                    wanted = False
