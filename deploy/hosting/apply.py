@@ -163,12 +163,9 @@ class Applier:
     def _arn_of_policy(self) -> str:
         """Of the policy that makes the first instance."""
         if self._policy_arn is None:
-            found = self.calls.client("application-autoscaling").describe_scaling_policies(
-                ServiceNamespace=scaling.NAMESPACE,
-                ResourceId=names.resource(self.layout.endpoint),
-                PolicyNames=[scaling.from_zero_name(self.layout.endpoint)],
-            )
-            self._policy_arn = str(found["ScalingPolicies"][0]["PolicyARN"])
+            client, resource = self.calls.client("application-autoscaling"), names.resource(self.layout.endpoint)
+            found = current.policies(client, resource)
+            self._policy_arn = str(found[scaling.from_zero_name(self.layout.endpoint)]["PolicyARN"])
         return self._policy_arn
 
     def _patiently(self, step: Step) -> dict[str, Any]:

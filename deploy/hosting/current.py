@@ -83,6 +83,14 @@ def is_scaled(calls: Calls, endpoint_name: str) -> bool:
     return bool(found["ScalableTargets"])
 
 
+def policies(scaling: Any, resource: str) -> dict[str, Request]:
+    """Scaling policies of an endpoint's variant, by their names."""
+    pages = scaling.get_paginator("describe_scaling_policies").paginate(
+        ServiceNamespace="sagemaker", ResourceId=resource
+    )
+    return {policy["PolicyName"]: policy for page in pages for policy in page["ScalingPolicies"]}
+
+
 def check_bucket(calls: Calls, bucket: str, *, is_made: bool) -> None:
     """Raises KitError when a bucket is missing that the YAML names, or is another account's."""
     try:
@@ -159,12 +167,8 @@ def _target(scaling: Any, request: Request) -> Request | None:
 
 
 def _policy(scaling: Any, request: Request) -> Request | None:
-    found = scaling.describe_scaling_policies(
-        ServiceNamespace=request["ServiceNamespace"],
-        ResourceId=request["ResourceId"],
-        PolicyNames=[request["PolicyName"]],
-    )["ScalingPolicies"]
-    return {key: found[0].get(key) for key in request} if found else None
+    found = policies(scaling, request["ResourceId"]).get(request["PolicyName"])
+    return {key: found.get(key) for key in request} if found else None
 
 
 def _of_bucket(request: Request) -> Request:

@@ -91,9 +91,9 @@ def _scaling(calls: Calls, name: str) -> dict[str, Any] | None:
     targets = scaling.describe_scalable_targets(**wanted, ResourceIds=[names.resource(name)])["ScalableTargets"]
     if not targets:
         return None
-    policies = scaling.describe_scaling_policies(**wanted, ResourceId=names.resource(name))["ScalingPolicies"]
+    policies = current.policies(scaling, names.resource(name))
     return {
         "min": targets[0]["MinCapacity"],
         "max": targets[0]["MaxCapacity"],
-        "policies": [policy["PolicyName"] for policy in policies],
+        "policies": sorted(policies),
     }

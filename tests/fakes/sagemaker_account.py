@@ -20,6 +20,8 @@ from deploy.aws import Aws
 from deploy.hosting.archive import ArchiveFile, Manifest
 
 ACCOUNT, REGION = "123456789012", "eu-west-1"
+CLIENTS: dict[str, Any] = {}
+"""Made once; moto forgets what they have made."""
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/servekit@sha256:{'a' * 64}"
 
 
@@ -34,7 +36,11 @@ class FakeAws(Aws):
         return True
 
     def client(self, service: str, **config: Any) -> Any:
-        return self.sagemaker if service == "sagemaker" else self.session.client(service)
+        if service == "sagemaker":
+            return self.sagemaker
+        if service not in CLIENTS:
+            CLIENTS[service] = self.session.client(service)
+        return CLIENTS[service]
 
 
 @dataclass
