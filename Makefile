@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve serve-rag test test-slow test-load test-deploy test-aws test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
+.PHONY: serve serve-rag test test-slow test-load test-deploy test-aws test-image test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -20,7 +20,7 @@ stop: .venv/.installed
 	@$(PY) kit.py stop
 
 test: .venv/.installed-dev .venv/int8/torchao
-	$(PY) -m pytest -m "not slow and not load and not deploy and not aws" $(ARGS)
+	$(PY) -m pytest -m "not slow and not load and not deploy and not aws and not image" $(ARGS)
 
 # Compilations and trainings that would take `make test` beyond its 15 minutes.
 test-slow: .venv/.installed-dev .venv/int8/torchao
@@ -37,6 +37,13 @@ test-deploy: .venv/.installed-dev
 # In your own AWS account, with your credentials: what each test costs stands beside it.
 test-aws: .venv/.installed-dev
 	$(PY) -m pytest -m aws $(ARGS)
+
+# Builds the cpu image and runs it, where no Docker engine is; some minutes and 8 GB, all of it given back. TORCH_INDEX:
+# where pip finds a torch without CUDA, if not where it looks anyway.
+test-image: .venv/.installed-dev
+	@command -v buildah mmdebstrap >/dev/null || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends buildah mmdebstrap; }
+	TORCH_INDEX=$(TORCH_INDEX) $(PY) -m pytest -s -m image $(ARGS)
 
 # The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
 test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
