@@ -105,6 +105,17 @@ class Running:
         finally:
             connection.close()
 
+    def exchange(self) -> None:
+        """What a rolling restart does with the first slot: a new TorchServe in the place of the old one, which ends."""
+        old = self.fakes[0]
+        port = old.server.port
+        fresh = Fake(port + 5 if port % 10 == (self.port + FAKES) % 10 else port - 5, old.folder.parent)
+        gateway_process.start_before(self.gateway, fresh.server, self.options)
+        self.gateway = gateway_process.plug(self.gateway, 0, fresh.server)
+        self.fakes[0] = fresh
+        assert gateway_process.unplugged(self.gateway, port, 10)
+        old.kill()
+
     def wait(self, is_there: Callable[[], bool], timeout_s: float = WELL_TIMEOUT_S) -> None:
         """Until it is so."""
         deadline = time.monotonic() + timeout_s
@@ -146,7 +157,10 @@ def running(folder: Path, port: int, *, tokens: tuple[str | None, ...] = (None,)
         wanted = GatewayOptions(run_dir / str(port), port, models, slots=len(tokens), **options)
         gateway = gateway_process.start(wanted, [fake.server for fake in fakes])
         stack.callback(gateway_process.sweep, gateway.folder)
-        yield Running(gateway, wanted, fakes)
+        found = Running(gateway, wanted, fakes)
+        yield found
+        for fake in found.fakes:
+            fake.kill()
 
 
 def raw(port: int, data: bytes, timeout_s: float = 5.0) -> bytes:

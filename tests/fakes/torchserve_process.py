@@ -5,7 +5,8 @@
 A prediction's body is its script, JSON: status, delay_ms, bytes, headers (of the answer), tokens and gap_ms (a stream),
 abort (the connection ends without an answer), close (it ends behind the answer, without a word). Other bodies are
 answered with the golden answer. FOLDER/control.json, read at every request: workers ([status, pid], …), silent_ms (of
-describe-model), golden (right, wrong, full, silent or broken). FOLDER/requests.jsonl: what came, head and body.
+describe-model), golden (right, wrong, full, silent or broken), script (what every prediction's own is changed by).
+FOLDER/requests.jsonl: what came, head and body.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class TorchServe:
         if script == GOLDEN_BODY:
             return await self._golden(writer)
         try:
-            return await follow(script, writer)
+            return await follow({**script, **self._control().get("script", {})}, writer)
         except ConnectionError:
             line["cut"] = True
             raise
