@@ -67,6 +67,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._starting = threading.Lock()
+        self._ending = threading.Lock()
         self._healthy = False
         self._data_state: dict[str, tuple[int, int]] = {}
         self.port = 0
@@ -111,21 +112,28 @@ class Container:
             return False
 
     def stop(self) -> None:
-        """SIGTERM, SIGKILL after 30 s, and take its folder away. Its log stays."""
+        """SIGTERM, SIGKILL after 30 s, and take its folder away. Its log stays. More than once does no harm."""
         with self._starting:
             self._stopping.set()
         self._healthy = False
-        process = self._process
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(KILL_AFTER_S * self._options.limit_scale)
-            except subprocess.TimeoutExpired:
-                self._violation(f"was not gone {KILL_AFTER_S * self._options.limit_scale:g} s after SIGTERM")
-            marked.kill(CONTAINER_VARIABLE, self.spec.name)
-            self._check_model_data()
-        model_data.make_removable(self._folder)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with self._ending:
+            process, self._process = self._process, None
+            if process is not None:
+                self._end(process)
+            model_data.make_removable(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        grace_s = KILL_AFTER_S * self._options.limit_scale
+        process.terminate()
+        try:
+            process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._violation(f"was not gone {grace_s:g} s after SIGTERM")
+        marked.kill(CONTAINER_VARIABLE, self.spec.name)
+        process.wait()
+        if changed := model_data.changes(self._data_state, self._model_folder):
+            self._violation(f"wrote to read-only /opt/ml/model: {', '.join(changed[:5])}")
 
     def _prepare(self) -> None:
         self._model_folder.mkdir(parents=True)
@@ -203,8 +211,9 @@ class Container:
     def _watch(self) -> None:
         failures = 0
         while not self._stopping.wait(PING_INTERVAL_S * self._options.limit_scale):
-            if self._process is not None and self._process.poll() is not None:
-                self._report(f"{self.spec.name}: died with code {self._process.returncode}, started again")
+            process = self._process
+            if process is not None and process.poll() is not None:
+                self._report(f"{self.spec.name}: died with code {process.returncode}, started again")
                 self._healthy = False
                 marked.kill(CONTAINER_VARIABLE, self.spec.name)
                 with self._starting:
@@ -216,10 +225,6 @@ class Container:
             if good != self._healthy and (good or failures >= FAILURES_TO_UNHEALTHY):
                 self._healthy = good
                 self._report(f"{self.spec.name}: {'healthy again' if good else 'fails its health checks'}")
-
-    def _check_model_data(self) -> None:
-        if changed := model_data.changes(self._data_state, self._model_folder):
-            self._violation(f"wrote to read-only /opt/ml/model: {', '.join(changed[:5])}")
 
     def _violation(self, words: str) -> None:
         self.violations.append(f"{self.spec.name} {words}")
