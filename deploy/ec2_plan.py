@@ -5,6 +5,7 @@ Knows nothing of calls; ec2_stack.py makes them.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from deploy.hosting.place import Place
 from model_configs.archive_files import SUMS_FILE
 from model_configs.ec2 import Architecture, Ec2
 from model_configs.errors import KitError
+from model_configs.gateway import GatewaySettings
 from model_configs.schema import AnyModelConfig
 
 AMI_PARAMETERS: dict[Architecture, str] = {
@@ -37,6 +39,8 @@ ANSWER_SPARE_S = 10
 """That the load balancer waits beyond TorchServe, whose own error then comes first."""
 MOST_IDLE_S = 4000
 """Of a load balancer's idle timeout."""
+MOST_START_S = 3600
+"""Of a rolling update's PauseTime."""
 MOST_DRAIN_S = 3600
 """Of a target group's deregistration delay."""
 CHANGE_SET = "servekit"
@@ -141,7 +145,7 @@ def plan(config: AnyModelConfig, folder: Path, place: Place, image: str, keys_ve
 def problems(config: AnyModelConfig, manifest: archives.Manifest, prefix: str) -> list[str]:
     """What does not go together, a line each."""
     found, serving = section(config), config.torchserve
-    wrong = archives.problems(manifest, prefix)
+    wrong = archives.problems(manifest, prefix) + _mirror_problems(config)
     if serving.responseTimeout + ANSWER_SPARE_S > MOST_IDLE_S:
         wrong.append(
             f"torchserve.responseTimeout: {serving.responseTimeout}; load balancers wait {MOST_IDLE_S} s at most"
@@ -149,6 +153,11 @@ def problems(config: AnyModelConfig, manifest: archives.Manifest, prefix: str) -
     if found.longest_stream_s is None and serving.responseTimeout > MOST_DRAIN_S:
         wrong.append(f"deploy.ec2.longest_stream_s: torchserve.responseTimeout={serving.responseTimeout} is no answer: "
                      f"instances that leave are waited for {MOST_DRAIN_S} s at most")  # fmt: skip
+    if found.start_timeout_s is None and serving.startupTimeout + START_SPARE_S > MOST_START_S:
+        wrong.append(
+            f"torchserve.startupTimeout: {serving.startupTimeout}; a rolling update waits {MOST_START_S} s at most, "
+            f"and {START_SPARE_S} of them are for image and archive: compile before, or say deploy.ec2.start_timeout_s"
+        )
     image_gb = manifest.size_bytes / 1e9
     if found.volume_gb is not None and found.volume_gb < BASE_GB[found.architecture] + image_gb:
         needed = math.ceil(BASE_GB[found.architecture] + image_gb)
@@ -194,6 +203,22 @@ def repository_arn(uri: str, partition: str) -> str:
     return f"arn:{partition}:ecr:{image.region}:{image.account}:repository/{image.repository}"
 
 
+def _gateway(config: AnyModelConfig) -> GatewaySettings:
+    return config.deploy.gateway if config.deploy else GatewaySettings()
+
+
+def _mirror_problems(config: AnyModelConfig) -> list[str]:
+    mirror = _gateway(config).mirror
+    if mirror is None:
+        return []
+    wrong = []
+    if not re.match(r"https://[^/:]+(:443)?(/|$)", mirror.url):
+        wrong.append(f"deploy.gateway.mirror.url: {mirror.url}; instances reach https on 443, and nothing else")
+    if mirror.key_file:
+        wrong.append(f"deploy.gateway.mirror.key_file: {mirror.key_file} is not on an instance")
+    return wrong
+
+
 def _parameters(config: AnyModelConfig, manifest: archives.Manifest) -> dict[str, str]:
     found, serving = section(config), config.torchserve
     desired = found.desired_size or found.min_size
@@ -211,6 +236,7 @@ def _parameters(config: AnyModelConfig, manifest: archives.Manifest) -> dict[str
         "CertificateArn": found.certificate_arn,
         "Hostname": found.hostname or "",
         "HostedZoneId": found.hosted_zone_id or "",
+        "GatewaySettings": json.dumps(_gateway(config).model_dump(mode="json", exclude_defaults=True)),
         "ArchiveSha256": next(file.sha256 for file in manifest.files if file.path == SUMS_FILE),
         "KeysArn": found.keys_arn,
         "KmsKeyArn": found.kms_key_arn or "",

@@ -150,8 +150,9 @@ class Ec2(Strict):
     """Instead of the newest of ami_parameter."""
     ami_parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")] | None = None
     """An SSM parameter that holds an AMI with dnf; by the architecture if not given."""
-    start_timeout_s: Annotated[int, Field(ge=300, le=43200)] | None = None
-    """From launch to the first right answer; torchserve.startupTimeout and 15 minutes more if not given."""
+    start_timeout_s: Annotated[int, Field(ge=300, le=3600)] | None = None
+    """From launch to the first right answer; torchserve.startupTimeout and 15 minutes more if not given. An hour is
+    what a rolling update waits at most."""
     longest_stream_s: Annotated[int, Field(ge=1, le=3600)] | None = None
     """How long an instance that leaves may go on answering; torchserve.responseTimeout if not given."""
     deletion_protection: bool = True

@@ -1,16 +1,16 @@
 # What an instance does once, at its first start: it gets the image, the archive and the keys, starts the container, asks
 # it the archive's golden request through the gateway, and tells CloudFormation how that went.
-# The lines before these set STACK, REGION and the other names in capitals; SERVEKIT_… are for tests.
+# The lines before these set STACK, REGION and the other names in capitals; BOOT_… are for tests.
 set -euo pipefail
 shopt -s inherit_errexit
 umask 022
 PATH=$PATH:/opt/aws/bin:/opt/aws/amazon-cloudwatch-agent/bin
 
-root=${SERVEKIT_ROOT:-}
+root=${BOOT_ROOT:-}
 settings=$root/etc/servekit
 model=$root/var/lib/servekit/model
 units=$root/etc/systemd/system
-gateway=http://127.0.0.1:${SERVEKIT_PORT:-8080}
+gateway=http://127.0.0.1:${BOOT_PORT:-8080}
 scratch=$(mktemp -d)
 deadline=$((SECONDS + START_TIMEOUT_S - 60))
 step="start"
@@ -35,7 +35,7 @@ finish() {
     words_of_the_container 50 || true
     echo "servekit: FAILED: $step: ${reason:-exit code $code}"
     # The agent sends what it has every 5 s, and the stack takes the instance away at once.
-    sleep "${SERVEKIT_FLUSH_S:-15}"
+    sleep "${BOOT_FLUSH_S:-15}"
   else
     echo "servekit: $SECONDS s: answered right"
   fi
@@ -65,7 +65,7 @@ try() {
   for attempt in 1 2 3 4; do
     "$@" && return
     echo "attempt $attempt failed: $1" >&2
-    sleep $((attempt * ${SERVEKIT_PAUSE_S:-5}))
+    sleep $((attempt * ${BOOT_PAUSE_S:-5}))
   done
   "$@"
 }
@@ -147,9 +147,9 @@ except (ValueError, KeyError):
     sys.exit("the keys are no JSON list of what `kit.py keys` made")
 with os.fdopen(3) as file:
     own = hashlib.sha256(file.read().strip().encode()).hexdigest()
-now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
-end = now + datetime.timedelta(days=1)
-boot = {"id": own_id, "name": "boot", "sha256": own, "models": [], "created": now.isoformat(), "expires": end.isoformat()}
+now = datetime.datetime.now(datetime.timezone.utc)
+times = [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in (now, now + datetime.timedelta(days=1))]
+boot = {"id": own_id, "name": "boot", "sha256": own, "models": [], "created": times[0], "expires": times[1]}
 for key in [*keys, boot]:
     path = pathlib.Path(folder, key["id"] + ".json")
     path.write_text(json.dumps(key))
@@ -176,6 +176,7 @@ INSTANCE=$instance
 LOG_GROUP=$CONTAINER_LOGS
 MACHINE_OPTIONS=${options[*]}
 REGION=$REGION
+SERVEKIT_GATEWAY='$GATEWAY'
 ENVIRONMENT
 mkdir -p "$units"
 cat >"$units/servekit.service" <<'UNIT'
@@ -197,7 +198,7 @@ until curl --silent --fail --max-time 5 --output /dev/null "$gateway/ready"; do
     fail "the container ended: $(words_of_the_container 1)"
   fi
   ((SECONDS < deadline)) || fail "not in time: $(curl --silent --max-time 5 "$gateway/ready" | head -c 300)"
-  sleep "${SERVEKIT_PAUSE_S:-5}"
+  sleep "${BOOT_PAUSE_S:-5}"
 done
 
 begin "golden request"

@@ -21,6 +21,7 @@ import pytest
 from cfnlint.api import lint
 
 from deploy import ec2_template, service_model
+from deploy.container_environment import ROWS
 from deploy.ec2_plan import Plan
 from deploy.render import TEMPLATES
 from tests.fakes.cloudformation import resolved
@@ -350,7 +351,10 @@ def test_dockers_own_command_asks_for_a_closed_container(tmp_path: Path) -> None
     try:
         done = subprocess.run(
             ["docker", *line.split()[1:]],
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"},
+            env={
+                "PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/docker.sock",
+                "SERVEKIT_GATEWAY": '{"max_concurrent": 8}',
+            },
             capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
     finally:
@@ -375,6 +379,13 @@ def test_dockers_own_command_asks_for_a_closed_container(tmp_path: Path) -> None
     }  # fmt: skip
     assert host["LogConfig"]["Type"] == "awslogs"
     assert [each["PathOnHost"] for each in host["Devices"]] == ["/dev/neuron0"]
+    environment = dict(each.split("=", 1) for each in asked["Env"])
+    assert environment == {
+        "SERVEKIT_KEYS_DIR": "/etc/servekit/keys",
+        "SERVEKIT_GATEWAY": '{"max_concurrent": 8}',
+        "SERVEKIT_DRAIN_TIMEOUT_S": "30",
+    }
+    assert environment.keys() <= {row.variable for row in ROWS}, "the container follows them"
 
 
 def test_an_old_python_reads_what_the_script_holds() -> None:

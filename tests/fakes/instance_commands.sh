@@ -21,7 +21,7 @@ case $call in
     cd "$FAKE_ROOT/var/lib/servekit/model"
     "$FAKE_PYTHON" "${@: -2:1}" "${*: -1:1}"
     ;;
-  "systemctl is-failed"*) [[ -e $FAKE_ROOT/ended ]] ;;
+  "systemctl is-failed"*) [[ -e $FAKE_ROOT/ended ]] || { [[ -e $FAKE_ROOT/pid ]] && ! kill -0 "$(<"$FAKE_ROOT/pid")"; } ;;
   "systemctl enable --now servekit"*) [[ -z ${FAKE_START:-} ]] || "$FAKE_START" ;;
   "journalctl"*) echo "error: a worker died while it loaded" ;;
   "cloud-init query"*) echo i-0123456789abcdef0 ;;

@@ -56,7 +56,11 @@ class Stacks:
 
     def describe_change_set(self, ChangeSetName: str) -> dict[str, Any]:
         status, reason = self.change_set.pop(0) if len(self.change_set) > 1 else self.change_set[0]
-        return {"Status": status, "StatusReason": reason, "Changes": [{"ResourceChange": each} for each in self.changes]}
+        return {
+            "Status": status,
+            "StatusReason": reason,
+            "Changes": [{"ResourceChange": each} for each in self.changes],
+        }
 
     def delete_change_set(self, StackName: str, ChangeSetName: str) -> None:
         self.calls.append("discard")

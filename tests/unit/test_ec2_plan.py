@@ -10,6 +10,7 @@ import pytest
 from deploy import ec2_plan
 from deploy.hosting.place import Place
 from model_configs.errors import KitError
+from model_configs.gateway import GatewaySettings, Mirror
 from model_configs.schema import load_model
 from tests.fakes.ec2_models import EVERYTHING, IMAGE, PLACE, SECTION, model, planned
 from tests.fakes.instance import write_archive
@@ -112,6 +113,7 @@ def test_a_whole_group_is_never_taken_out_of_service_at_once(tmp_path: Path) -> 
     [
         ("minilm", {"responseTimeout": 3995}, {"longest_stream_s": 60}, "torchserve.responseTimeout: 3995; load balancers wait 4000 s at most"),
         ("minilm", {"responseTimeout": 3900}, {}, "deploy.ec2.longest_stream_s: torchserve.responseTimeout=3900"),
+        ("minilm", {"startupTimeout": 10800}, {}, "torchserve.startupTimeout: 10800; a rolling update waits 3600 s at most"),
         ("minilm", {}, {"volume_gb": 25}, "deploy.ec2.volume_gb: 25 is too small"),
         ("minilm", {}, {"allowed_cidrs": [f"10.{n}.0.0/16" for n in range(255)]}, "the template: "),
     ],
@@ -136,9 +138,7 @@ def test_what_cannot_be_is_said_before_aws_is_asked(
         ({}, "llama-2-7b-inf2", 1800.0),
     ],
 )
-def test_the_latency_alarm_keeps_what_the_loadtest_promises(
-    section: dict[str, Any], name: str, seconds: float
-) -> None:
+def test_the_latency_alarm_keeps_what_the_loadtest_promises(section: dict[str, Any], name: str, seconds: float) -> None:
     assert ec2_plan.latency_alarm_s(model(SECTION | section, name)) == seconds
 
 
@@ -165,3 +165,32 @@ def test_other_partitions_have_their_own_arns(tmp_path: Path) -> None:
     image = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/servekit:cpu"
     plan = ec2_plan.plan(model(), tmp_path / "archive", china, image)
     assert plan.parameters["ImageRepositoryArn"] == "arn:aws-cn:ecr:cn-north-1:123456789012:repository/servekit"
+
+
+def test_the_gateway_is_as_the_yaml_has_it(tmp_path: Path) -> None:
+    config = model()
+    assert config.deploy
+    deploy = config.deploy.model_copy(update={"gateway": GatewaySettings(max_concurrent=8, burst=0)})
+    write_archive(tmp_path / "archive")
+    plan = ec2_plan.plan(config.model_copy(update={"deploy": deploy}), tmp_path / "archive", PLACE, IMAGE)
+    assert plan.parameters["GatewaySettings"] == '{"burst": 0, "max_concurrent": 8}'
+    assert planned(tmp_path).parameters["GatewaySettings"] == "{}"
+
+
+@pytest.mark.parametrize(
+    ("mirror", "words"),
+    [
+        ({"url": "http://other.example.com"}, "deploy.gateway.mirror.url: http://other.example.com; instances reach"),
+        ({"url": "https://other.example.com:8443/x"}, "deploy.gateway.mirror.url: "),
+        ({"url": "https://other.example.com", "key_file": Path("key")}, "deploy.gateway.mirror.key_file: key is not"),
+    ],
+)
+def test_a_mirror_that_instances_do_not_reach(tmp_path: Path, mirror: dict[str, Any], words: str) -> None:
+    config = model()
+    assert config.deploy
+    gateway = GatewaySettings(mirror=Mirror(**mirror))
+    config = config.model_copy(update={"deploy": config.deploy.model_copy(update={"gateway": gateway})})
+    write_archive(tmp_path / "archive")
+    with pytest.raises(KitError) as caught:
+        ec2_plan.plan(config, tmp_path / "archive", PLACE, IMAGE)
+    assert words in str(caught.value)
