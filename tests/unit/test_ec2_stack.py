@@ -117,7 +117,9 @@ def test_what_an_instance_has_said_is_part_of_the_reason() -> None:
 
 
 def test_an_update_that_goes_back_has_failed() -> None:
-    fake = Stacks("CREATE_COMPLETE", states=[("UPDATE_ROLLBACK_COMPLETE", [("UPDATE_FAILED", "Instances", "no signal")])])
+    fake = Stacks(
+        "CREATE_COMPLETE", states=[("UPDATE_ROLLBACK_COMPLETE", [("UPDATE_FAILED", "Instances", "no signal")])]
+    )
     with pytest.raises(Failed, match="servekit-minilm is UPDATE_ROLLBACK_COMPLETE: Instances: no signal"):
         stack(fake).execute(REQUEST, print, nothing)
 
@@ -138,7 +140,9 @@ def test_a_deleted_stack_is_followed_by_its_arn_to_its_end() -> None:
 
 
 def test_what_cannot_be_deleted_is_named() -> None:
-    fake = Stacks("CREATE_COMPLETE", states=[("DELETE_FAILED", [("DELETE_FAILED", "InstanceGroup", "in use by eni-1")])])
+    fake = Stacks(
+        "CREATE_COMPLETE", states=[("DELETE_FAILED", [("DELETE_FAILED", "InstanceGroup", "in use by eni-1")])]
+    )
     with pytest.raises(Failed, match="servekit-minilm is DELETE_FAILED: InstanceGroup: in use by eni-1"):
         stack(fake).delete(print)
 
