@@ -22,6 +22,7 @@ TIMEOUT_S = 300
 MADE = ("CreateModel", "CreateEndpointConfig", "CreateEndpoint")
 """The calls that the SDK makes in the kit's place."""
 USER_VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION")
+QUIET = {"SAGEMAKER_SUPPRESS_V2_WARNING": "1"}
 LAST_LINES = 8
 
 
@@ -46,21 +47,24 @@ def deploy(plan: Plan, aws: Aws, python: Path = PYTHON) -> None:
             input=json.dumps({**requests, "region": aws.region}),
             env=environment(aws),
             text=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # the SDK has tracebacks printed to either
             timeout=TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"the SDK has not come back after {TIMEOUT_S} s") from None
     if done.returncode:
-        raise Failed("\n".join(["the SageMaker SDK:", *done.stderr.strip().splitlines()[-LAST_LINES:]]))
+        words = done.stdout.strip().splitlines()[-LAST_LINES:]
+        raise Failed("\n".join(["the SageMaker SDK failed:", *words]))
 
 
 def environment(aws: Aws) -> dict[str, str]:
     """The user's; for the emulator one that leads to it and to nothing of the user's."""
     if aws.url is None:
-        return dict(os.environ)
+        return os.environ | QUIET
     own = {
+        **QUIET,
         "AWS_ENDPOINT_URL": aws.url,
         "AWS_ACCESS_KEY_ID": EMULATOR_KEY,
         "AWS_SECRET_ACCESS_KEY": EMULATOR_KEY,

@@ -64,15 +64,17 @@ def data_capture(request: Request | None, session: Session) -> DataCaptureConfig
     """The SDK's form of DataCaptureConfig."""
     if request is None:
         return None
-    return DataCaptureConfig(
+    capture = DataCaptureConfig(
         enable_capture=request["EnableCapture"],
         sampling_percentage=request["InitialSamplingPercentage"],
         destination_s3_uri=request["DestinationS3Uri"],
         kms_key_id=request.get("KmsKeyId"),
-        capture_options=[option["CaptureMode"].upper() for option in request["CaptureOptions"]],
+        capture_options=[option["CaptureMode"] for option in request["CaptureOptions"]],
         json_content_types=request["CaptureContentTypeHeader"]["JsonContentTypes"],
         sagemaker_session=session,
     )
+    capture.csv_content_types = None  # the SDK puts text/csv where it is given none
+    return capture
 
 
 def async_inference(request: Request | None) -> AsyncInferenceConfig | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deploy import aws as aws_session
 from deploy import sagemaker as front
 from deploy.hosting import apply, changes, current, names, scaling, sdk, waiting
 from deploy.hosting.apply import Applier
@@ -500,7 +501,7 @@ def test_what_covers_what(wanted: Any, there: Any, is_covered: bool) -> None:
 
 
 def test_the_front_updates_only_what_is_there(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front.aws_session, "session", lambda emulated, region: deployment.aws)
+    monkeypatch.setattr(aws_session, "session", lambda emulated, region: deployment.aws)
     monkeypatch.setattr(front, "read", lambda folder: deployment.archive)
     options: dict[str, Any] = {"emulated": False, "dry_run": False, "via": "boto3", "region": None}
     with pytest.raises(KitError, match="there is no endpoint servekit-minilm") as caught:

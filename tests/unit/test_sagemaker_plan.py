@@ -438,7 +438,8 @@ def blue_green(**routing: Any) -> dict[str, Any]:
     ],
 )
 def test_requests_that_aws_would_refuse(operation: str, wrong: dict[str, Any], expected: str) -> None:
-    right = {"CreateModel": MODEL, "CreateEndpointConfig": CONFIG, "UpdateEndpoint": UPDATE}[operation]
+    rights: dict[str, dict[str, Any]] = {"CreateModel": MODEL, "CreateEndpointConfig": CONFIG, "UpdateEndpoint": UPDATE}
+    right = rights[operation]
     assert problems(Step("sagemaker", operation, right, "")) == []
     found = problems(Step("sagemaker", operation, right | wrong, ""))
     assert any(expected in line for line in found), found

@@ -147,8 +147,15 @@ def test_what_the_guardrails_would_refuse(update: dict[str, Any], expected: str)
 
 @pytest.mark.parametrize(
     ("strategy", "size", "count", "fits"),
-    [("canary", 2, 4, True), ("canary", 3, 4, False), ("linear", 1, 11, False), ("linear", 1, 10, True)]
-    + [("rolling", 1, 21, False), ("rolling", 1, 20, True), ("canary", 1, 1, False)],
+    [
+        ("canary", 2, 4, True),
+        ("canary", 3, 4, False),
+        ("canary", 1, 1, False),
+        ("linear", 1, 10, True),
+        ("linear", 1, 11, False),
+        ("rolling", 1, 20, True),
+        ("rolling", 1, 21, False),
+    ],
 )
 def test_sizes_in_instances_are_shares_of_the_fleet(strategy: str, size: int, count: int, fits: bool) -> None:
     values = section(instance_count=count, update={"strategy": strategy, "size_instances": size})

@@ -109,7 +109,8 @@ def test_an_upload_that_was_cut_goes_on(s3: Any, sources: list[Source]) -> None:
     assert first.sent == ["small", "large 1"]
     assert [key for key, _ in upload.unfinished(s3, BUCKET, ACCOUNT, PREFIX)] == [f"{PREFIX}large"]
 
-    second, told = Counting(s3), []
+    second = Counting(s3)
+    told: list[int] = []
     left = upload.missing(s3, sources[:2], PREFIX)
     assert keys(left) == ["large"]
     upload.upload(second, left, told.append)
