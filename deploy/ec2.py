@@ -18,15 +18,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from deploy import RUN_DIR, ec2_archive, ec2_rehearsal, ec2_status
 from deploy import aws as aws_session
 from deploy.aws import Aws
-from deploy.ec2_boot import BootLog
-from deploy.ec2_plan import Plan, image_uri, plan, require_whole, section, stack_name
+from deploy.ec2_boot import SILENCE, BootLog
+from deploy.ec2_parameters import section
+from deploy.ec2_plan import Plan, image_uri, plan, require_whole, stack_name
 from deploy.ec2_stack import DEAD, EMULATED_POLL_S, NEVER_MADE, POLL_S, Stack, require_settled
 from deploy.hosting import images
 from deploy.hosting import place as places
 from deploy.hosting.calls import Calls, explained
 from deploy.hosting.steps import Step
 from deploy.outcome import Outcome
-from model_configs.errors import KitError
+from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
 from printing import err, table
 
@@ -90,11 +91,18 @@ def _apply(made: Plan, calls: Calls, stack: Stack) -> Outcome:
     changes = stack.propose(request)
     if changes is not None:
         table(changes)
-        stack.execute(request, err.print, boot.lines)
+        _execute(stack, request, boot)
     seen = ec2_status.look(calls.aws, stack)
     state = "no changes" if changes is None else "created" if fresh else "updated"
     rows = [{"stack": stack.name, "state": state, "url": seen.url}]
     return Outcome(rows, _document(made) | {"changes": changes or []} | seen.document() | {"state": state})
+
+
+def _execute(stack: Stack, request: dict[str, Any], boot: BootLog) -> None:
+    try:
+        stack.execute(request, err.print, boot.lines)
+    except Failed as error:
+        raise Failed(str(error) if boot.heard or "Instances: " not in str(error) else f"{error}\n{SILENCE}") from None
 
 
 def _destroy(config: AnyModelConfig, calls: Calls, stack: Stack) -> Outcome:

@@ -15,6 +15,12 @@ MARK = "servekit:"
 """What ec2-user-data.sh begins its own lines with."""
 
 
+SILENCE = (
+    "no instance has said anything: do its subnets reach AWS, by a NAT gateway or by the endpoints that "
+    "deploy/templates/ec2.yaml names?"
+)
+
+
 class BootLog:
     """The lines since this was made, each once. logs: a boto3 client; group: the log group, which may be made later."""
 
@@ -23,6 +29,11 @@ class BootLog:
         self._group = group
         self._since_ms = int(time.time() * 1e3)
         self._seen: set[str] = set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether any instance has said anything."""
+        return bool(self._seen)
 
     def lines(self) -> Iterator[str]:
         """New ones, as `i-…: 34 s: image`."""

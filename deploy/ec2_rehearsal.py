@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.aws import Aws
-from deploy.ec2_plan import AMI_PARAMETERS, section, stack_name
+from deploy.ec2_parameters import AMI_PARAMETERS, section
+from deploy.ec2_plan import stack_name
 from model_configs.schema import AnyModelConfig
 
 NOT_MADE = (
@@ -25,7 +26,7 @@ CANNOT_SHOW = (
     "the template's Rules and its parameters' patterns are not checked, and nothing is created in order or rolled back",
     "the load balancer's attributes (access logs, idle timeout, deletion protection) are not kept",
     "a change set does not list what other parameters change, and an update replaces no instance",
-    "Neuron's AMI parameter is not there: Amazon Linux's takes its place",
+    "the parameters of AMIs with drivers are not there: Amazon Linux's takes their place",
 )
 HOSTNAME = "servekit.rehearsal"
 CLIENTS = ("10.0.0.0/8",)
@@ -44,7 +45,7 @@ def with_account(config: AnyModelConfig, aws: Aws) -> AnyModelConfig:
             "load_balancer_subnets": None,
             "certificate_arn": _certificate(aws),
             "keys_arn": _keys(aws, config),
-            "ami_parameter": AMI_PARAMETERS["amd64" if own.architecture == "inf2" else own.architecture],
+            "ami_parameter": AMI_PARAMETERS["arm64" if own.architecture == "arm64" else "amd64"],
             "ami": None,
             "allowed_cidrs": own.allowed_cidrs or list(CLIENTS),
             "allowed_security_groups": [],

@@ -19,6 +19,7 @@ MAX_TEMPLATE_BYTES = 51_200
 MAX_USER_DATA_BYTES = 16_384
 """EC2's, before base64."""
 HTTPS_PORT = 443
+GPU_METRICS = ["utilization_gpu", "memory_used", "memory_total", "temperature_gpu"]
 SETTINGS = """\
 #!/bin/bash
 # shellcheck disable=SC2034
@@ -26,7 +27,7 @@ STACK='${AWS::StackName}'
 REGION='${AWS::Region}'
 IMAGE='${Image}'
 IMAGE_ARCHITECTURE='${ImageArchitecture}'
-NEURON='${Neuron}'
+ACCELERATOR='${Accelerator}'
 ARCHIVE_BUCKET='${ArchiveBucket}'
 ARCHIVE_PREFIX='${ArchivePrefix}'
 ARCHIVE_SHA256='${ArchiveSha256}'
@@ -51,15 +52,23 @@ def template(cidrs: Sequence[str] = (), security_groups: Sequence[str] = ()) -> 
         *(_client("SourceSecurityGroupId", group) for group in security_groups),
     ]
     resources["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"] = user_data()
-    agent = json.loads((TEMPLATES / "ec2-cloudwatch-agent.json").read_text())
-    resources["AgentConfiguration"]["Properties"]["Value"] = {"Fn::Sub": json.dumps(agent)}
+    with_gpu, without = ({"Fn::Sub": json.dumps(agent(gpu=gpu))} for gpu in (True, False))
+    resources["AgentConfiguration"]["Properties"]["Value"] = {"Fn::If": ["HasGpu", with_gpu, without]}
+    return document
+
+
+def agent(*, gpu: bool) -> dict[str, Any]:
+    """The CloudWatch agent's configuration, as Fn::Sub reads it."""
+    document: dict[str, Any] = json.loads((TEMPLATES / "ec2-cloudwatch-agent.json").read_text())
+    if gpu:
+        document["metrics"]["metrics_collected"]["nvidia_gpu"] = {"measurement": GPU_METRICS}
     return document
 
 
 def user_data() -> dict[str, Any]:
     """The launch template's UserData: settings that CloudFormation fills in, and the script."""
-    architecture = {key: _of_architecture(key) for key in ("Image", "Neuron")}
-    settings = {"Fn::Sub": [SETTINGS, {"ImageArchitecture": architecture["Image"], "Neuron": architecture["Neuron"]}]}
+    values = {"ImageArchitecture": _of_architecture("Image"), "Accelerator": _of_architecture("Accelerator")}
+    settings = {"Fn::Sub": [SETTINGS, values]}
     return {"Fn::Base64": {"Fn::Join": ["", [settings, script()]]}}
 
 

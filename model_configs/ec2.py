@@ -17,9 +17,11 @@ from model_configs import instances
 from servekit.settings import PositiveInt
 from servekit.strict import Strict, closest
 
-Architecture = Literal["amd64", "arm64", "inf2"]
+Architecture = Literal["amd64", "arm64", "cuda", "inf2"]
 GENERAL = re.compile(r"[cmr][5-9].*|t[348].*")
 """Families that the kit's CPU images run on, and Amazon Linux 2023 does."""
+NVIDIA = re.compile(r"g4dn|g[5-9]e?|gr6|p[4-9][a-z0-9-]*")
+"""Those that NVIDIA's open driver is for, which the AMI has."""
 NEEDED = ("vpc_id", "subnets", "certificate_arn", "keys_arn")
 """Keys that nothing can be deployed without, and that only an account's owner knows."""
 
@@ -42,9 +44,11 @@ def architecture_of(instance_type: str) -> Architecture:
     family = instances.family(instance_type)
     if family == "inf2":
         return "inf2"
+    if NVIDIA.fullmatch(family):
+        return "cuda"
     if GENERAL.fullmatch(family):
         return "arm64" if instances.flavour(instance_type) == "cpu-arm64" else "amd64"
-    raise ValueError(f"{instance_type!r}: no image of the kit runs there; c, m, r and t instances and inf2 do")
+    raise ValueError(f"{instance_type!r}: no image of the kit runs there; c, m, r, t, g, p and inf2 instances do")
 
 
 def _known_type(instance_type: str) -> str:
@@ -136,7 +140,8 @@ class Ec2(Strict):
     keys_arn: Keys | None = None
     """The ARN of an SSM SecureString or a Secrets Manager secret: the gateway's file of hashed bearer keys."""
     kms_key_arn: Annotated[str, Field(pattern=_arn("kms", r"key/[0-9a-f-]+"))] | None = None
-    """For volumes and logs, and what keys and archive may be encrypted with; AWS's own keys if not given."""
+    """For volumes and logs, and what keys and archive may be encrypted with; AWS's own keys if not given. Its policy
+    has to let CloudWatch Logs and Auto Scaling's service-linked role use it."""
     min_size: PositiveInt = 1
     max_size: PositiveInt = 2
     desired_size: PositiveInt | None = None
@@ -145,7 +150,7 @@ class Ec2(Strict):
     """What target tracking keeps each instance near; no scaling if not given. `kit.py sweep` tells what one takes."""
     volume_gb: Annotated[int, Field(ge=20, le=16384)] | None = None
     """Image, archive and logs; by the archive's size and the architecture if not given."""
-    volume_throughput_mb_s: Annotated[int, Field(ge=125, le=1000)] = 250
+    volume_throughput_mb_s: Annotated[int, Field(ge=125, le=750)] = 250
     ami: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{8,17}$")] | None = None
     """Instead of the newest of ami_parameter."""
     ami_parameter: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+$")] | None = None

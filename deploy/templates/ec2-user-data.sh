@@ -12,7 +12,9 @@ model=$root/var/lib/servekit/model
 units=$root/etc/systemd/system
 gateway=http://127.0.0.1:${BOOT_PORT:-8080}
 scratch=$(mktemp -d)
-deadline=$((SECONDS + START_TIMEOUT_S - 60))
+settle_s=${BOOT_SETTLE_S:-30}
+# Room for the golden request, for the load balancer and for telling a failure, before CloudFormation gives up.
+ready_until=$((START_TIMEOUT_S - 120))
 step="start"
 reason=""
 
@@ -159,7 +161,11 @@ PYTHON
 begin "service"
 instance=$(cloud-init query v1.instance_id)
 options=()
-if [[ $NEURON == yes ]]; then
+if [[ $ACCELERATOR == nvidia ]]; then
+  run nvidia-smi --list-gpus
+  options+=(--gpus=all)
+fi
+if [[ $ACCELERATOR == neuron ]]; then
   options+=(--cap-add=IPC_LOCK)
   for device in "$root"/dev/neuron[0-9]*; do
     [[ -e $device ]] || fail "no Neuron device: the AMI has no driver, or this is no inf2 instance"
@@ -183,7 +189,7 @@ cat >"$units/servekit.service" <<'UNIT'
 @servekit_service@
 UNIT
 services=(servekit.service)
-if [[ $NEURON == yes ]]; then
+if [[ $ACCELERATOR == neuron ]]; then
   cat >"$units/servekit-neuron-monitor.service" <<'UNIT'
 @neuron_monitor_service@
 UNIT
@@ -197,7 +203,7 @@ until curl --silent --fail --max-time 5 --output /dev/null "$gateway/ready"; do
   if systemctl is-failed --quiet servekit.service; then
     fail "the container ended: $(words_of_the_container 1)"
   fi
-  ((SECONDS < deadline)) || fail "not in time: $(curl --silent --max-time 5 "$gateway/ready" | head -c 300)"
+  ((SECONDS < ready_until)) || fail "not in time: $(curl --silent --max-time 5 "$gateway/ready" | head -c 300)"
   sleep "${BOOT_PAUSE_S:-5}"
 done
 
@@ -209,7 +215,9 @@ import sys
 with open(sys.argv[1]) as file:
     print(json.dumps(json.load(file)["body"]))
 PYTHON
-status=$(curl --silent --show-error --max-time "$RESPONSE_TIMEOUT_S" --output "$scratch/reply" --write-out '%{http_code}' \
+left_s=$((ready_until + 60 - SECONDS))
+patience_s=$((RESPONSE_TIMEOUT_S < left_s ? RESPONSE_TIMEOUT_S : left_s))
+status=$(curl --silent --show-error --max-time "$patience_s" --output "$scratch/reply" --write-out '%{http_code}' \
   --header @- --header 'Content-Type: application/json' --data-binary "@$scratch/request" "$gateway/invocations" \
   <<<"Authorization: Bearer $own_key" 2>"$scratch/problem") || fail "no answer: $(cat "$scratch/problem")"
 [[ $status == 200 ]] || fail "the gateway answered $status: $(head -c 300 "$scratch/reply")"
@@ -220,3 +228,7 @@ golden = Golden.parse(pathlib.Path("artefacts/golden.json").read_bytes())
 sys.exit(golden.verdict(sys.stdin.buffer.read()) or None)
 ' <"$scratch/reply"
 rm -f "$settings/keys/$own_id.json"
+
+begin "load balancer"
+# It looks every 10 s and believes the second good answer. In a rolling update the signal ends another instance.
+sleep "$settle_s"

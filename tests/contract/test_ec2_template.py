@@ -33,6 +33,7 @@ KINDS = {
     "least": SECTION,
     "everything": EVERYTHING,
     "graviton": SECTION | {"instance_type": "c8g.2xlarge"},
+    "cuda": SECTION | {"instance_type": "g6.xlarge"},
     "inf2": SECTION | {"instance_type": "inf2.8xlarge"},
 }
 Template = dict[str, Any]
@@ -251,7 +252,7 @@ def test_nothing_but_the_gateway_is_published() -> None:
 
 def test_the_agent_writes_what_its_role_may() -> None:
     resources = ec2_template.template()["Resources"]
-    agent = json.loads(resources["AgentConfiguration"]["Properties"]["Value"]["Fn::Sub"])
+    agent = ec2_template.agent(gpu=True)
     statements = {
         each["Sid"]: each
         for each in resources["InstanceRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
@@ -286,6 +287,14 @@ def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
     if unit == "servekit":
         file.write_text(text)
         assert analyze("security", "--offline=true", "--threshold=20", str(file)).returncode == 0, "exposure above 2.0"
+
+
+def test_an_instance_signals_once_the_load_balancer_believes_it() -> None:
+    checks = ec2_template.template()["Resources"]["TargetGroup"]["Properties"]
+    settle_s = int(re.findall(r"BOOT_SETTLE_S:-(\d+)", ec2_template.script())[0])
+    assert settle_s >= (checks["HealthyThresholdCount"] + 1) * checks["HealthCheckIntervalSeconds"]
+    spare_s = int(re.findall(r"START_TIMEOUT_S - (\d+)", ec2_template.script())[0])
+    assert spare_s > 60 + settle_s, "the golden request's minute, and this"
 
 
 def test_the_unit_drains_longer_than_the_container() -> None:

@@ -19,7 +19,8 @@ from model_configs.archive_files import SUMS_FILE
 from servekit.golden import Golden
 
 COMMANDS = (
-    "amazon-cloudwatch-agent-ctl", "aws", "cfn-signal", "cloud-init", "dnf", "docker", "journalctl", "systemctl",
+    "amazon-cloudwatch-agent-ctl", "aws", "cfn-signal", "cloud-init", "dnf", "docker", "journalctl", "nvidia-smi",
+    "systemctl",
 )  # fmt: skip
 GOLDEN = Golden({"inputs": ["hello"]}, "vectors", [[3.0, 4.0]], 1e-4)
 TIMEOUT_S = 120
@@ -32,7 +33,7 @@ def settings(**changes: str) -> dict[str, str]:
         "AWS::Region": "eu-west-1",
         "Image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/servekit:cpu",
         "ImageArchitecture": "amd64",
-        "Neuron": "no",
+        "Accelerator": "none",
         "GatewaySettings": '{"max_concurrent": 8}',
         "ArchiveBucket": "models",
         "ArchivePrefix": "servekit/ec2/servekit-minilm/0123456789abcdef",
@@ -125,6 +126,7 @@ class Instance:
                 "BOOT_PORT": str(self.port),
                 "BOOT_PAUSE_S": "0",
                 "BOOT_FLUSH_S": "0",
+                "BOOT_SETTLE_S": "0",
                 "FAKE_ROOT": str(self.root),
                 "FAKE_S3": str(self.s3),
                 "FAKE_PYTHON": sys.executable,

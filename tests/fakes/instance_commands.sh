@@ -24,5 +24,6 @@ case $call in
   "systemctl is-failed"*) [[ -e $FAKE_ROOT/ended ]] || { [[ -e $FAKE_ROOT/pid ]] && ! kill -0 "$(<"$FAKE_ROOT/pid")"; } ;;
   "systemctl enable --now servekit"*) [[ -z ${FAKE_START:-} ]] || "$FAKE_START" ;;
   "journalctl"*) echo "error: a worker died while it loaded" ;;
+  "nvidia-smi"*) echo "GPU 0: NVIDIA A10G" ;;
   "cloud-init query"*) echo i-0123456789abcdef0 ;;
 esac

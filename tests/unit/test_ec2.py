@@ -14,6 +14,7 @@ from moto import mock_aws
 from deploy import aws as aws_session
 from deploy import ec2
 from deploy.aws import Aws
+from deploy.ec2_stack import Stack
 from deploy.outcome import Outcome
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
@@ -73,7 +74,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.delenv("AWS_PROFILE", raising=False)
-        patch.setattr(ec2, "RUN_DIR", folder / ".run")
+        patch.setattr("deploy.ec2.RUN_DIR", folder / ".run")
         patch.setattr(ec2, "POLL_S", 0.0)
         with mock_aws():
             made = Account(folder)
@@ -83,7 +84,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 def test_a_plan_writes_what_would_be_sent_and_changes_nothing(account: Account) -> None:
     found = account.run("plan")
-    folder = ec2.RUN_DIR / "ec2/servekit-minilm"
+    folder = Path(found.document["template"]).parent
     assert json.loads((folder / "template.json").read_text())["Resources"].keys() == {
         *(row["resource"] for row in found.rows), "Record", "Scaling"
     }  # fmt: skip
@@ -164,6 +165,16 @@ def test_a_stack_that_is_not_whole_is_not_well(account: Account) -> None:
     topic = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}
     account.client("cloudformation").create_stack(StackName="servekit-minilm", TemplateBody=json.dumps(topic))
     assert account.run("status").failed == "servekit-minilm is CREATE_COMPLETE, and not whole"
+    account.client("cloudformation").delete_stack(StackName="servekit-minilm")
+
+
+def test_instances_that_never_speak_have_no_way_out(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Stack, request: object, say: object, listen: object) -> None:
+        raise Failed("servekit-minilm is ROLLBACK_COMPLETE: Instances: Received 0 SUCCESS signal(s) out of 1")
+
+    monkeypatch.setattr(Stack, "execute", fail)
+    with pytest.raises(Failed, match="out of 1\nno instance has said anything: do its subnets reach AWS"):
+        account.run("apply")
     account.client("cloudformation").delete_stack(StackName="servekit-minilm")
 
 

@@ -40,8 +40,10 @@ def test_each_line_is_told_once() -> None:
     logs = Logs()
     boot = BootLog(logs, "/servekit/x/boot")
     assert list(boot.lines()) == []
+    assert not boot.heard
     logs.events = [event(1, "servekit: 34 s: image"), event(2, "  servekit: FAILED: image: manifest unknown\n")]
     assert list(boot.lines()) == ["i-0123: 34 s: image", "i-0123: FAILED: image: manifest unknown"]
+    assert boot.heard
     logs.events.append(event(3, "servekit: 40 s: docker"))
     assert list(boot.lines()) == ["i-0123: 40 s: docker"]
     assert logs.asked["logGroupName"] == "/servekit/x/boot"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy import ec2_plan
+from deploy import ec2_parameters, ec2_plan
 from deploy.hosting.place import Place
 from model_configs.errors import KitError
 from model_configs.gateway import GatewaySettings, Mirror
@@ -19,7 +19,7 @@ from tests.fakes.instance import write_archive
 def test_a_model_without_the_section_says_how_one_begins() -> None:
     config = load_model("digits")
     with pytest.raises(KitError, match="digits.yaml has no deploy.ec2") as caught:
-        ec2_plan.section(config)
+        ec2_parameters.section(config)
     assert "instance_type" in caught.value.hint
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_said_before_aws_is_asked(
     ],
 )
 def test_the_latency_alarm_keeps_what_the_loadtest_promises(section: dict[str, Any], name: str, seconds: float) -> None:
-    assert ec2_plan.latency_alarm_s(model(SECTION | section, name)) == seconds
+    assert ec2_parameters.latency_alarm_s(model(SECTION | section, name)) == seconds
 
 
 @pytest.mark.parametrize(

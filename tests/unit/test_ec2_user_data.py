@@ -154,11 +154,16 @@ def test_inf2_gets_its_devices_and_its_monitor(instance: Instance) -> None:
     (instance.root / "dev").mkdir()
     for number in (0, 1, 10):
         (instance.root / f"dev/neuron{number}").touch()
-    assert boot(instance, Neuron="yes").returncode == 0
+    assert boot(instance, Accelerator="neuron").returncode == 0
     environment = (instance.root / "etc/servekit/environment").read_text()
     options = "--cap-add=IPC_LOCK --device=/dev/neuron0 --device=/dev/neuron1 --device=/dev/neuron10"
     assert f"MACHINE_OPTIONS={options}\n" in environment
     assert "systemctl enable --now servekit.service servekit-neuron-monitor.service" in instance.calls()
+
+
+def test_gpus_are_the_containers(instance: Instance) -> None:
+    assert boot(instance, Accelerator="nvidia").returncode == 0
+    assert "MACHINE_OPTIONS=--gpus=all\n" in (instance.root / "etc/servekit/environment").read_text()
 
 
 def test_workers_may_choose_their_memory_where_there_are_several_nodes(instance: Instance) -> None:
@@ -177,11 +182,12 @@ def test_workers_may_choose_their_memory_where_there_are_several_nodes(instance:
         ("amazon-cloudwatch-agent-ctl", "no route", "FAILED: CloudWatch agent: no route"),
         ("systemctl enable --now docker", "no docker", "FAILED: docker: no docker"),
         ("systemctl enable --now servekit", "bad unit", "FAILED: service: bad unit"),
+        ("nvidia-smi", "couldn't communicate with the driver", "FAILED: service: couldn't communicate"),
     ],
 )
 def test_a_command_that_fails_is_told_in_its_own_words(instance: Instance, call: str, words: str, reason: str) -> None:
     instance.environment |= {"FAKE_FAILS": call, "FAKE_WORDS": words}
-    done = boot(instance)
+    done = boot(instance, Accelerator="nvidia")
     assert done.returncode == 1
     assert reason in done.stdout
     assert instance.calls("cfn-signal") == [SIGNAL.format("false")]
@@ -196,7 +202,7 @@ def test_an_image_for_another_processor(instance: Instance) -> None:
 
 
 def test_inf2_without_a_device(instance: Instance) -> None:
-    assert "FAILED: service: no Neuron device" in boot(instance, Neuron="yes").stdout
+    assert "FAILED: service: no Neuron device" in boot(instance, Accelerator="neuron").stdout
 
 
 @pytest.mark.parametrize("change", ["sums", "file", "more"])
@@ -233,7 +239,7 @@ def test_a_container_that_ends_is_told_by_its_own_words(instance: Instance, gate
 
 def test_one_that_is_not_ready_in_time_says_what_it_waits_for(instance: Instance, gateway: Gateway) -> None:
     gateway.looks = 10**6
-    assert 'FAILED: ready: not in time: {"why": "loading"}' in boot(instance, StartTimeout="62").stdout
+    assert 'FAILED: ready: not in time: {"why": "loading"}' in boot(instance, StartTimeout="122").stdout
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_a_gateway_that_lets_nobody_in(instance: Instance, gateway: Gateway) -> 
 
 
 def test_it_is_a_clean_script(tmp_path: Path) -> None:
-    for text in (script(), script(Neuron="yes")):
+    for text in (script(), script(Accelerator="neuron")):
         file = tmp_path / "user-data"
         file.write_text(text)
         for command in (["bash", "-n"], [str(Path(sys.executable).with_name("shellcheck"))]):
