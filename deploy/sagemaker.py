@@ -52,18 +52,17 @@ def run(
     if action == "destroy":
         return _destroyed(calls, where)
     applier = Applier(calls, where, with_sdk=via == "sdk")
-    planned = _plan(config, build, session)
-    endpoint = applier.settled() if action != "plan" else applier.describe()
-    if action == "update" and endpoint is None:
+    if action == "update" and applier.describe() is None:
         raise KitError(f"there is no endpoint {where.endpoint}", "apply makes it")
-    found_changes = applier.changes(planned, endpoint) if action == "plan" else applier.apply(planned)
+    planned = _plan(config, build, session)
+    todo = applier.changes(planned, applier.describe()) if action == "plan" else applier.apply(planned)
     document = {
         "endpoint": where.endpoint,
         "endpoint_config": planned.config_name,
-        "changes": changes.documents(found_changes),
+        "changes": changes.documents(todo),
         "dry_run": dry_run,
     }
-    return Outcome(changes.rows(found_changes), planned.document() | document if action == "plan" else document)
+    return Outcome(changes.rows(todo), planned.document() | document if action == "plan" else document)
 
 
 def _plan(config: AnyModelConfig, build: Build, session: Aws) -> Plan:

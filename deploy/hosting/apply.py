@@ -185,11 +185,20 @@ class Applier:
                 self.calls.make(source.step)
             return
         columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, transient=True) as shown, explained("s3"):
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown, explained("s3"):
             task = shown.add_task("", total=sum(source.size_bytes for source in missing))
             upload.upload(self.calls.client("s3"), missing, lambda count: shown.update(task, advance=count))
 
     def _told(self, wait: Callable[[Callable[[str], None]], Any]) -> Any:
-        """Wait with a line that says for what."""
+        """Wait with a line that says for what; where it cannot be overwritten, with one for each news."""
         with err.status(self.layout.endpoint) as shown:
-            return wait(lambda line: shown.update(f"{self.layout.endpoint}: {line}"))
+            last = ""
+
+            def say(line: str) -> None:
+                nonlocal last
+                shown.update(f"{self.layout.endpoint}: {line}")
+                if line != last and not err.is_terminal:
+                    err.print(f"{self.layout.endpoint}: {line}")
+                last = line
+
+            return wait(say)

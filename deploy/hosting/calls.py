@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from deploy.aws import Aws
 from deploy.hosting.steps import Step
 from model_configs.errors import Failed, KitError
-from printing import out
+from printing import err, out
 
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403")
 GONE = (
@@ -52,7 +52,9 @@ class Calls:
         if self.dry_run:
             out.print(f"would call {step.service} {step.operation} {json.dumps(step.request)}")
             return {}
-        with explained(f"{step.service} {step.operation} {step.name}".rstrip()):
+        what = f"{step.service} {step.operation} {step.name}"
+        err.print(what)
+        with explained(what):
             return dict(getattr(self.client(step.service), step.method)(**step.request))
 
 

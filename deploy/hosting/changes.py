@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
-from deploy.hosting import current, names, scaling, upload
+from deploy.hosting import current, names, scaling, upload, waiting
 from deploy.hosting.calls import Calls, is_gone
 from deploy.hosting.plan import Plan
 from deploy.hosting.steps import Step
@@ -18,7 +18,8 @@ from model_configs.errors import Failed, KitError
 
 Verb = Literal["make", "change", "keep", "remove"]
 CREATE = "CreateEndpoint"
-UPDATABLE = ("InService", "OutOfService")
+UPDATABLE = ("InService", "OutOfService", *waiting.UNSETTLED)
+"""What may be compared with a plan; apply waits before."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class Change:
 
 
 def find(calls: Calls, plan: Plan, endpoint: dict[str, Any] | None) -> list[Change]:
-    """Compare with the account. endpoint: DescribeEndpoint's answer, settled, or None.
+    """Compare with the account. endpoint: DescribeEndpoint's answer, or None.
 
     Raises KitError for what is there and not the kit's, Failed for an endpoint that cannot be updated.
     """
     where = plan.layout
+    check_owned(calls, where.endpoint, endpoint)
     current.check_bucket(calls, where.bucket, is_made=not where.section.bucket)
     is_scaled = current.is_scaled(calls, where.endpoint)
     renewed = endpoint is not None and is_scaled and _type_changes(calls, plan, endpoint)
