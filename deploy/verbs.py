@@ -1,17 +1,18 @@
-"""The command line's verbs that ask models: they parse, call one function, print."""
+"""The command line's verbs that ask models, and the one that shows the emulator: they parse, call, print."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
+from deploy import emulator, where
 from deploy import invoke as invocation
-from deploy import where
 from deploy.ask import ask as ask_question
-from model_configs.errors import KitError
+from model_configs.errors import Failed, KitError
 from model_configs.schema import load_model, retrieval_model
 from printing import out, report, write_json
 
@@ -95,3 +96,35 @@ def ask(
     out.print("\n")
     rows = [{"source": each["source"], "score": f"{each['score']:.3f}"} for each in found["sources"]]
     report(rows, found, json_file)
+
+
+@app.command(name="emulator")
+def emulator_command(
+    fault: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="KEY=VALUE", help="fail_starts=1, refusals=3, slow_s=2, break_streams=1, …"),
+    ] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End it, with all that is deployed there.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Show what is deployed on the emulator of this machine, make something fail there, or end it."""
+    running = emulator.running()
+    if running is None:
+        raise Failed("no emulator runs here")
+    if fault:
+        running.inject(**_faults(fault))
+    state = running.state()
+    rows = [
+        {"endpoint": each["name"], "region": each["region"], "state": each["status"], "in flight": each["in_flight"]}
+        for each in state["endpoints"]
+    ]
+    if stop:
+        emulator.stop()
+    report(rows, {"url": running.url, "stopped": stop, **state}, json_file)
+
+
+def _faults(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE as YAML reads them."""
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise KitError(f"--fault {wrong[0]}: not KEY=VALUE", "kit.py emulator --help")
+    return {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in pairs)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
 
-from deploy.emulator import process
+from deploy.emulator import model_data, process
 from deploy.emulator.options import from_environment
 from deploy.emulator.server import Application, bound
 from model_configs.errors import KitError
@@ -20,6 +21,9 @@ def main() -> int:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return 2
     options.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("containers", "logs"):  # of an emulator before
+        model_data.make_removable(options.folder / name)
+        shutil.rmtree(options.folder / name, ignore_errors=True)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -43,12 +43,13 @@ KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "LD_LIBRARY_PATH"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a container is made from. name: unique; definition: the model's ContainerDefinition."""
+    """What a container is made from. name: unique; definition: the model's ContainerDefinition; role: its ARN."""
 
     name: str
     definition: dict[str, Any]
     variant: dict[str, Any]
     region: str
+    role: str | None
 
 
 class Container:
@@ -70,6 +71,7 @@ class Container:
         self._ending = threading.Lock()
         self._healthy = False
         self._data_state: dict[str, tuple[int, int]] = {}
+        self._told = 0
         self.port = 0
         self.log = options.folder / "logs" / f"{spec.name}.log"
         self.violations: list[str] = []
@@ -202,6 +204,16 @@ class Container:
                 return
             time.sleep(START_POLL_S)
         raise StartFailed(f"{failed} (/ping was never 200 within {asked_s} s: {self.last_words()})")
+
+    def new_lines(self) -> list[str]:
+        """What it has written since the last time."""
+        if not self.log.exists():
+            return []
+        with self.log.open("rb") as file:
+            file.seek(self._told)
+            data = file.read()
+        self._told += len(data)
+        return [line for line in data.decode(errors="replace").splitlines() if line]
 
     def last_words(self, lines: int = 3) -> str:
         """The end of its log."""

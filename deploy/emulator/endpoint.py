@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from deploy.emulator import access
+from deploy.emulator import access, logs
 from deploy.emulator.container import Container, Spec
 from deploy.emulator.errors import StartFailed
 from deploy.emulator.host import Host
+from deploy.emulator.permissions import read_role
 from deploy.emulator.traffic import Fleet, Router, Variant, steps
 
 SERVING = ("InService", "Updating", "RollingBack")
@@ -94,7 +95,7 @@ class Endpoint:
     def close(self) -> None:
         """Stop all its containers at once, whatever is in flight: the emulator ends."""
         self.router.share({})
-        self._stop(list(self.containers))
+        _stop_all(list(self.containers))
 
     def _begin(self, status: str, work: Callable[..., None], *arguments: Any) -> None:
         def run() -> None:
@@ -183,16 +184,25 @@ class Endpoint:
         return Fleet(config, variants, shadows)
 
     def _variant(self, settings: dict[str, Any], snapshot: Snapshot, started: list[Container]) -> Variant:
-        definition = snapshot.models[settings["ModelName"]]["PrimaryContainer"]
-        name = settings["VariantName"]
-        spec = Spec(f"{self.name}-{name}-{uuid4().hex[:8]}", definition, settings, self.region)
+        model = snapshot.models[settings["ModelName"]]
+        definition, name = model["PrimaryContainer"], settings["VariantName"]
+        role = model.get("ExecutionRoleArn")
+        spec = Spec(f"{self.name}-{name}-{uuid4().hex[:8]}", definition, settings, self.region, role)
         s3 = self.host.client("s3", self.region)
         container = Container(spec, self.host.options, self.host.faults, s3, self.host.report)
         self.containers.append(container)
         started.append(container)
-        container.start()
+        try:
+            container.start()
+        finally:
+            self._deliver_logs(container)
         weight = settings.get("InitialVariantWeight", 1.0)
         return Variant(name, settings, definition["Image"], container, weight, settings["InitialInstanceCount"])
+
+    def _deliver_logs(self, container: Container) -> None:
+        arn = container.spec.role
+        role = read_role(self.host.client("iam", self.region), arn) if arn else None
+        logs.deliver(self.host, self.region, self.name, role, container)
 
     def _bake(self, wait_s: float, alarms: list[str], deadline: float) -> None:
         """Watch alarms for as long as the scale makes of wait_s. Raises StartFailed when one goes off."""
@@ -224,11 +234,15 @@ class Endpoint:
         self._stop([variant.container for variant in [*fleet.variants, *fleet.shadows]])
 
     def _stop(self, containers: list[Container]) -> None:
-        if not containers:
-            return
-        with ThreadPoolExecutor(len(containers)) as pool:
-            list(pool.map(Container.stop, containers))
+        _stop_all(containers)
         for container in containers:
+            self._deliver_logs(container)
             self.host.violations += container.violations
             if container in self.containers:
                 self.containers.remove(container)
+
+
+def _stop_all(containers: list[Container]) -> None:
+    if containers:
+        with ThreadPoolExecutor(len(containers)) as pool:
+            list(pool.map(Container.stop, containers))

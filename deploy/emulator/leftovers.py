@@ -54,10 +54,15 @@ def _targets(scaling: Any) -> list[str]:
     return [target["ResourceId"] for target in found]
 
 
+def _log_groups(logs: Any) -> list[str]:
+    return [group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]]
+
+
 READERS: dict[str, tuple[str, str, Callable[[Any], list[str]]]] = {
     "cloudformation": ("cloudformation", "stack", _stacks),
     "s3": ("s3", "bucket", _buckets),
     "iam": ("iam", "role", _roles),
     "monitoring": ("cloudwatch", "alarm", _alarms),
+    "logs": ("logs", "log group", _log_groups),
     "application-autoscaling": ("application-autoscaling", "scalable target", _targets),
 }

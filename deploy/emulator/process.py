@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -108,14 +109,10 @@ def stop(options: Options | None = None) -> None:
     """End the emulator and every process of its; nothing if none runs."""
     options = options or from_environment()
     if found := running(options):
-        try:
-            process = psutil.Process(found.pid)
-            process.terminate()
-            process.wait(STOP_TIMEOUT_S)
-        except psutil.NoSuchProcess:
-            pass
-        except psutil.TimeoutExpired:
-            process.kill()
+        os.kill(found.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while found.alive and time.monotonic() < deadline:
+            time.sleep(POLL_S)
     marked.kill(OWNER_VARIABLE, str(options.folder))
     (options.folder / STATE_FILE).unlink(missing_ok=True)
 

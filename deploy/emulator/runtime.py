@@ -15,7 +15,7 @@ from typing import Any, Literal
 from werkzeug.wrappers import Request, Response
 
 from deploy import service_model
-from deploy.emulator import eventstream, forward
+from deploy.emulator import eventstream, forward, logs
 from deploy.emulator.asynchronous import AsyncCalls
 from deploy.emulator.capture import Capture
 from deploy.emulator.control import ControlPlane
@@ -169,7 +169,7 @@ class Runtime:
 
     def _model_error(self, endpoint: Endpoint, status: int, words: str) -> ApiError:
         session = self._host.aws(self._region)
-        group = f"/aws/sagemaker/Endpoints/{endpoint.name}"
+        group = logs.group_name(endpoint.name)
         side = "client" if 400 <= status < 500 else "server"
         message = (
             f'Received {side} error ({status}) from primary with message "{words}". See https://{self._region}.console.'

@@ -152,7 +152,7 @@ class Application:
             return self._regions[name]
 
 
-class Handler(MotoRequestHandler):
+class Handler(MotoRequestHandler):  # type: ignore[misc]
     """Sends what is written at once, in one piece, and logs nothing."""
 
     protocol_version = "HTTP/1.1"
@@ -163,7 +163,7 @@ class Handler(MotoRequestHandler):
         """Uploads wait for it a second."""
         goes_on = super().handle_expect_100()
         self.wfile.flush()
-        return goes_on
+        return bool(goes_on)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Errors are told by the application."""

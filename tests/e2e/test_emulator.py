@@ -21,7 +21,7 @@ import pytest
 from botocore.exceptions import ClientError, EventStreamError
 from urllib3.exceptions import ProtocolError
 
-from deploy import emulator
+from deploy import emulator, service_model
 from deploy.aws import Aws, emulated_session
 from deploy.client import SageMakerEndpoint, StreamEnded
 from deploy.emulator import Options
@@ -38,12 +38,19 @@ LIMIT_SCALE = 0.02
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
     with emulated(PORT, tmp_path_factory.mktemp("emulator"), limit_scale=LIMIT_SCALE) as made:
+        made.sagemaker.meta.events.register("after-call.sagemaker", answer_is_of_its_shape)
         made.model("one", FAKE_REPLY="one")
         made.model("two", FAKE_REPLY="two")
         made.config("one", "one")
         made.config("two", "two")
         assert made.endpoint("served", "one") == "InService"
         yield made
+
+
+def answer_is_of_its_shape(http_response: Any, model: Any, **_: Any) -> None:
+    """botocore drops what it does not know; no answer may have it."""
+    if http_response.status_code == 200 and model.output_shape:
+        assert list(service_model.shape_problems(json.loads(http_response.content), model.output_shape, "")) == []
 
 
 @pytest.fixture
@@ -139,7 +146,7 @@ def test_a_models_error_is_told_with_its_own_words(aws: Emulated) -> None:
 
 
 def test_a_stream_that_breaks_ends_with_sagemakers_error(aws: Emulated) -> None:
-    came = []
+    came: list[str] = []
     with closing(aws.stream("served", cut=True)) as stream, pytest.raises(EventStreamError, match="ModelStreamError"):
         came.extend(TokenIterator(stream))
     assert came == TOKENS[: len(TOKENS) // 2]
@@ -275,9 +282,17 @@ def test_a_container_that_does_not_come_up_fails_its_endpoint(
     aws.config(name, name, variant={"ContainerStartupHealthCheckTimeoutInSeconds": 60})
     assert aws.endpoint(name, name) == "Failed"
     assert re.search(words, aws.describe(name)["FailureReason"])
+    assert "fake begins" in logs(aws, name)
     with pytest.raises(ClientError, match="not found"):
         aws.ask(name)
     aws.delete(name)
+
+
+def logs(aws: Emulated, endpoint: str) -> list[str]:
+    client, group = aws.session.client("logs"), f"/aws/sagemaker/Endpoints/{endpoint}"
+    (stream,) = client.describe_log_streams(logGroupName=group)["logStreams"]
+    events = client.get_log_events(logGroupName=group, logStreamName=stream["logStreamName"])["events"]
+    return [event["message"] for event in events]
 
 
 def test_file_and_directory_of_one_name_fail(aws: Emulated) -> None:
@@ -532,7 +547,8 @@ def test_an_emulator_is_found_again_killed_and_ended_and_nothing_is_left(tmp_pat
         ):
             list(stream)
         assert aws.running.leftovers() == [
-            f"bucket {BUCKET} (2 objects)", "endpoint deaf", "endpoint-config deaf", "model deaf", "role anything",
+            f"bucket {BUCKET} (2 objects)", "endpoint deaf", "endpoint-config deaf",
+            "log group /aws/sagemaker/Endpoints/deaf", "model deaf", "role anything",
         ]  # fmt: skip
         assert not emulator.stop_if_unused(options)
         aws.delete("deaf")

@@ -63,6 +63,17 @@ def test_a_stream_that_breaks_keeps_what_came_and_exits_with_1(aws: Emulated) ->
     assert "error: servekit-pydoc-llama: the stream broke: ModelStreamError" in done.stderr
 
 
+def test_the_emulator_shows_itself_and_fails_on_request(aws: Emulated) -> None:
+    shown = kit("emulator", "--fault", "refusals=1", "--fault", "slow_s=0")
+    assert shown.returncode == 0, shown.stderr
+    document = json.loads(shown.stdout.splitlines()[-1])
+    assert document["faults"]["refusals"] == 1
+    assert "servekit-pydoc-llama" in [each["name"] for each in document["endpoints"]]
+    assert "ServiceUnavailable" in invoke("pydoc-llama", "x", "--on", "emulator").stderr
+    unknown = kit("emulator", "--fault", "fail_everything=1")
+    assert (unknown.returncode, "fail_everything" in unknown.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -75,3 +86,9 @@ def test_what_is_wrong_is_said(aws: Emulated, arguments: list[str], code: int, w
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_emulator_that_is_ended_is_gone(aws: Emulated) -> None:
+    assert kit("emulator", "--stop").returncode == 0
+    gone = kit("emulator")
+    assert (gone.returncode, gone.stderr) == (1, "error: no emulator runs here\n")
