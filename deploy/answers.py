@@ -214,5 +214,6 @@ def _stream_text(body: bytes) -> str | None:
         if isinstance(token, dict):
             pieces.append("" if token.get("special") else str(token.get("text", "")))
         else:
-            pieces += map(_piece, event.get("choices") or [])
+            choices = event.get("choices")
+            pieces += map(_piece, choices if isinstance(choices, list) else [])
     return "".join(pieces)

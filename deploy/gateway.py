@@ -152,7 +152,8 @@ def nginx_conf(options: GatewayOptions, js_module: Path) -> str:
         raise KitError(f"{wrong[0]}: a folder of keys may not have a colon in its name", "keep keys somewhere else")
     limits = []
     if settings.requests_per_minute:
-        limits.append(f"limit_req zone=requests burst={settings.burst} nodelay;")
+        burst = f" burst={settings.burst} nodelay" if settings.burst else ""
+        limits.append(f"limit_req zone=requests{burst};")
     if settings.max_concurrent:
         limits.append(f"limit_conn concurrent {settings.max_concurrent};")
     return _render(

@@ -19,7 +19,7 @@ from deploy.local import Fleet, Front, ServedModel, Server
 from deploy.nginx import find_nginx
 from deploy.render import Ports, ServerOptions
 from model_configs.errors import Failed, KitError
-from model_configs.gateway import GatewaySettings
+from model_configs.gateway import GatewaySettings, file_of
 from model_configs.schema import AnyModelConfig
 
 FIRST_INNER, INNER_STEP = 100, 10
@@ -74,7 +74,7 @@ def plan(
         response_timeout_s=max(config.torchserve.responseTimeout for config in configs) + SPARE_S,
     )
     wanted = [tls.certificate, tls.key] if tls else []
-    wanted += [path for path in (own.mirror.key_file, own.mirror.ca_file) if path] if own.mirror else []
+    wanted += [file_of(path) for path in (own.mirror.key_file, own.mirror.ca_file) if path] if own.mirror else []
     for path in wanted:
         if not os.access(path, os.R_OK):
             raise KitError(f"{path} cannot be read", "a file that is there, and this user's to read")

@@ -26,10 +26,11 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from deploy import background
 from deploy.answers import Answer, compare
-from model_configs.gateway import Mirror
+from model_configs.gateway import Mirror, file_of
 
 MODULE = "deploy.mirror"
 SOCKET = "mirror.sock"
@@ -44,6 +45,7 @@ MOST_READ = 1 << 20
 LONGEST_S = 900.0
 """After which half a pair is given up."""
 KEPT_HEADERS = ("Content-Type", "Accept", "X-Request-Id")
+PIECE_BYTES = 1 << 16
 MOST_BYTES = 8 << 20
 """Of an answer that is compared; nginx keeps no more of the first endpoint's either."""
 
@@ -269,7 +271,7 @@ def ask(session: requests.Session, settings: Mirror, copy: Copy) -> Answer:
     headers = dict(copy.headers)
     try:
         if settings.key_file:
-            headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+            headers["Authorization"] = f"Bearer {file_of(settings.key_file).read_text().strip()}"
         with session.request(
             copy.method,
             settings.url.rstrip("/") + copy.path,
@@ -277,11 +279,11 @@ def ask(session: requests.Session, settings: Mirror, copy: Copy) -> Answer:
             headers=headers,
             timeout=settings.timeout_s,
             stream=True,
-            verify=str(settings.ca_file) if settings.ca_file else True,
+            verify=str(file_of(settings.ca_file)) if settings.ca_file else True,
             allow_redirects=False,
         ) as reply:
             pieces, size, error = [], 0, ""
-            for piece in reply.iter_content(chunk_size=None):
+            while piece := reply.raw.read1(PIECE_BYTES, decode_content=True):
                 size += len(piece)
                 pieces.append(piece)
                 if time.monotonic() > deadline_s:
@@ -291,9 +293,9 @@ def ask(session: requests.Session, settings: Mirror, copy: Copy) -> Answer:
                     break
             content_type = reply.headers.get("Content-Type", "")
             return Answer(reply.status_code, content_type, b"".join(pieces), time.monotonic() - began_s, error)
-    except requests.Timeout:
+    except (requests.Timeout, ReadTimeoutError):
         return Answer(None, error=f"no answer in {settings.timeout_s:g} s")
-    except (requests.RequestException, OSError) as problem:
+    except (requests.RequestException, HTTPError, OSError) as problem:
         return Answer(None, error=type(problem).__name__)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from model_configs import ROOT
 from servekit.settings import PositiveInt
 from servekit.strict import Strict
 
@@ -23,9 +24,9 @@ class Mirror(Strict):
     """The share of requests that is copied."""
     timeout_s: PositiveSeconds = 60.0
     """For a copy's whole answer. The client's answer never waits for it."""
-    key_file: Path | None = None
-    """A file with the bearer key that the other endpoint asks for."""
-    ca_file: Path | None = None
+    key_file: str | None = None
+    """A file with the bearer key that the other endpoint asks for; relative paths start at the project's root."""
+    ca_file: str | None = None
     """The certificates to trust, where the other endpoint's is not a public one."""
     record: Literal["differences", "bodies"] = "differences"
     """differences: figures and digests alone. bodies: both answers too, which may hold personal data."""
@@ -33,6 +34,11 @@ class Mirror(Strict):
     """Of what is recorded; the oldest goes first."""
     max_in_flight: PositiveInt = 16
     """Copies that are asked at once; as many more wait, and what comes beyond that is not copied."""
+
+
+def file_of(path: str) -> Path:
+    """The file that a YAML's path means."""
+    return ROOT / Path(path).expanduser()
 
 
 class GatewaySettings(Strict):

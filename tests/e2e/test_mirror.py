@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import time
@@ -28,7 +29,7 @@ def mirrored(folder: Path, port: int = PORT, **settings: Any) -> Iterator[tuple[
     second = Fake(MIRRORED, folder / "second")
     key_file = folder / "mirror.key"
     key_file.write_text("of-the-mirror\n")
-    own = Mirror(url=f"http://127.0.0.1:{MIRRORED}", sample=1.0, key_file=key_file, **settings)
+    own = Mirror(url=f"http://127.0.0.1:{MIRRORED}", sample=1.0, key_file=str(key_file), **settings)
     try:
         with running(folder, port, settings=GatewaySettings(mirror=own)) as gateway:
             yield gateway, second
@@ -68,7 +69,12 @@ def wait_for(gateway: Running, is_enough: Callable[[list[dict[str, Any]]], bool]
 def test_answers_of_both_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(gateway_verbs, "RUN_DIR", tmp_path / "run")
     with mirrored(tmp_path) as (gateway, second):
-        scripts = [{}, {"answer": [{"label": "a", "score": 0.9}]}, {"tokens": 20, "gap_ms": 5}, {"answer": {"x": 1}}]
+        scripts: list[dict[str, Any]] = [
+            {},
+            {"answer": [{"label": "a", "score": 0.9}]},
+            {"tokens": 20, "gap_ms": 5},
+            {"answer": {"x": 1}},
+        ]
         replies = [reply for script in scripts for reply in ask_and_wait(gateway, script)]
         assert [status for status, _ in replies] == [200] * 4
         assert replies[2][1] == b"".join(b"t%d " % number for number in range(20))
@@ -84,7 +90,7 @@ def test_answers_of_both_are_compared(tmp_path: Path, monkeypatch: pytest.Monkey
         assert all(sum(f"X-Request-Id: {line['id']}" in head for head in heads) == 1 for line in lines)
 
         second.control(script={"answer": [[0.8, 0.6]]})
-        for script in ({}, {"answer": [{"label": "a", "score": 0.9}]}):
+        for script in scripts[:2]:
             ask_and_wait(gateway, script)
         second.control(script={"status": 500})
         ask_and_wait(gateway, {})
@@ -124,7 +130,7 @@ def test_nothing_that_happens_to_the_mirror_reaches_a_client(tmp_path: Path) -> 
         lines = wait_for(gateway, lambda lines: sum(line.get("left_out", 1) for line in lines) == asked)
         pairs = [line for line in lines if "left_out" not in line]
         assert 4 <= len(pairs) <= 6
-        assert json.loads(mirror.base64.b64decode(pairs[0]["primary"]["body"])) == RIGHT
+        assert json.loads(base64.b64decode(pairs[0]["primary"]["body"])) == RIGHT
         second.control(script={"delay_ms": 3000})
         all_well(2, 1.5)
         lines = wait_for(gateway, lambda lines: "no answer in 2 s" in json.dumps(lines))
