@@ -39,7 +39,7 @@ STOP_S = 60
 START = """\
 #!/bin/bash
 cd {root}
-exec setsid env SERVEKIT_MODEL_DIR="$FAKE_ROOT/var/lib/servekit/model" SERVEKIT_KEYS_DIR="$FAKE_ROOT/etc/servekit/keys" \\
+exec setsid env PATH="{path}" SERVEKIT_MODEL_DIR="$FAKE_ROOT/var/lib/servekit/model" SERVEKIT_KEYS_DIR="$FAKE_ROOT/etc/servekit/keys" \\
   SERVEKIT_RUN_DIR="$FAKE_ROOT/run" SERVEKIT_HOST=127.0.0.1 SAGEMAKER_BIND_TO_PORT={port} \\
   {python} docker/entrypoint.py serve >"$FAKE_ROOT/container.log" 2>&1 &
 echo $! >"$FAKE_ROOT/pid"
@@ -162,7 +162,7 @@ def _take_an_instance_from_the_load_balancer() -> None:
 def container(tmp_path: Path) -> Iterator[Instance]:
     """An instance whose service is the image's entrypoint, as a process of this machine."""
     start = tmp_path / "start"
-    start.write_text(START.format(root=ROOT, port=INSTANCE_PORT, python=sys.executable))
+    start.write_text(START.format(root=ROOT, port=INSTANCE_PORT, python=sys.executable, path=os.environ["PATH"]))
     start.chmod(0o755)
     instance = Instance(
         tmp_path,

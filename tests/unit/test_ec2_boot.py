@@ -40,14 +40,22 @@ def test_each_line_is_told_once() -> None:
     logs = Logs()
     boot = BootLog(logs, "/servekit/x/boot")
     assert list(boot.lines()) == []
-    assert not boot.heard
     logs.events = [event(1, "servekit: 34 s: image"), event(2, "  servekit: FAILED: image: manifest unknown\n")]
     assert list(boot.lines()) == ["i-0123: 34 s: image", "i-0123: FAILED: image: manifest unknown"]
-    assert boot.heard
     logs.events.append(event(3, "servekit: 40 s: docker"))
     assert list(boot.lines()) == ["i-0123: 40 s: docker"]
     assert logs.asked["logGroupName"] == "/servekit/x/boot"
     assert logs.asked["filterPattern"] == '"servekit:"'
+
+
+@pytest.mark.parametrize("events", [[], [event(1, "servekit: 34 s: image")]])
+def test_whether_anything_was_heard(events: list[dict[str, Any]]) -> None:
+    logs = Logs()
+    logs.events = events
+    boot = BootLog(logs, "x")
+    before = boot.heard
+    list(boot.lines())
+    assert (before, boot.heard) == (False, bool(events))
 
 
 def test_a_group_that_is_not_made_yet_says_nothing() -> None:
