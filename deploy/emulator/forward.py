@@ -65,6 +65,11 @@ def post(container: Container, body: bytes, headers: Mapping[str, str], deadline
     connection = container.connect(CONNECT_TIMEOUT_S)
     try:
         connection.connect()
+    except TimeoutError:
+        raise Broken(f"the connection was not accepted within {CONNECT_TIMEOUT_S:g} s") from None
+    except OSError as error:
+        raise Broken(f"{type(error).__name__} {error}") from None
+    try:
         sock = connection.sock
         sock.settimeout(_left(deadline))
         connection.request("POST", "/invocations", body, dict(headers))

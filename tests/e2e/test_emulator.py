@@ -27,6 +27,7 @@ from deploy.client import SageMakerEndpoint, StreamEnded
 from deploy.emulator import Options
 from deploy.emulator.marked import mark
 from deploy.emulator.process import OWNER_VARIABLE
+from model_configs.errors import KitError
 from tests.fakes.container import TOKENS
 from tests.fakes.emulated import BUCKET, Emulated, emulated, wait_for
 from tests.fakes.token_iterator import TokenIterator
@@ -532,6 +533,11 @@ def test_a_container_that_dies_is_started_again(aws: Emulated, own: str) -> None
             return False
 
     wait_for(answers)
+
+
+def test_a_port_that_is_taken_is_told(aws: Emulated, tmp_path: Path) -> None:
+    with pytest.raises(KitError, match=f"port {PORT} is in use"):
+        emulator.ensure(Options(port=PORT, folder=tmp_path))
 
 
 def test_an_emulator_is_found_again_killed_and_ended_and_nothing_is_left(tmp_path: Path) -> None:

@@ -82,6 +82,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """A longer queue than socketserver's 5: a connection that waits there is late."""
+
+    request_queue_size = 128
+
+
 def main() -> None:
     assert sys.argv[1:] == ["serve"]
     print(f"{REPLY} begins", flush=True)
@@ -92,9 +98,7 @@ def main() -> None:
         (Path(os.environ["SERVEKIT_MODEL_DIR"]) / name).write_text("written")
     if "FAKE_DEAF" in os.environ:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    server = ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler)
-    server.request_queue_size = 128
-    server.serve_forever()
+    Server(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
 
 
 if __name__ == "__main__":
