@@ -97,7 +97,7 @@ def _destroyed(calls: Calls, where: layout.Layout) -> Outcome:
         out.print(f"left: {line}")
     document = {
         "endpoint": where.endpoint,
-        "removed": [{"call": each.step.operation, "request": each.step.request} for each in done.removed],
+        "removed": changes.documents(done.removed),
         "left": done.left,
         "dry_run": calls.dry_run,
     }

@@ -104,7 +104,7 @@ class Applier:
                 self.calls, now
             )
         if renewed:
-            self._make(changes.deregister(self.layout.endpoint))
+            self._make(changes.deregister(self.layout.endpoint, changes.TYPE_CHANGES))
         back = Step("sagemaker", "UpdateEndpoint", api_requests.rollback(self.layout, previous), f"not {now}")
         self._go(back, endpoint, self._patiently)
         if renewed:
@@ -184,9 +184,11 @@ class Applier:
             for source in missing:
                 self.calls.make(source.step)
             return
+        total = sum(source.size_bytes for source in missing)
+        err.print(f"s3: {len(missing)} files, {total / 1e6:.1f} MB")
         columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as shown, explained("s3"):
-            task = shown.add_task("", total=sum(source.size_bytes for source in missing))
+            task = shown.add_task("", total=total)
             upload.upload(self.calls.client("s3"), missing, lambda count: shown.update(task, advance=count))
 
     def _told(self, wait: Callable[[Callable[[str], None]], Any]) -> Any:

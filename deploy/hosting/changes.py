@@ -20,6 +20,7 @@ Verb = Literal["make", "change", "keep", "remove"]
 CREATE = "CreateEndpoint"
 UPDATABLE = ("InService", "OutOfService", *waiting.UNSETTLED)
 """What may be compared with a plan; apply waits before."""
+TYPE_CHANGES = "SageMaker changes no instance type of what is scaled"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def find(calls: Calls, plan: Plan, endpoint: dict[str, Any] | None) -> list[Chan
         else:
             found.append(Change(current.verdict(step, current.read(calls, step)), step))
     if is_scaled and where.section.autoscaling is None:
-        found.append(Change("remove", deregister(where.endpoint)))
+        found.append(Change("remove", deregister(where.endpoint, "the YAML asks for none")))
     found += [Change("remove", step) for step in _stale_alarms(calls, plan)]
     return found
 
@@ -92,9 +93,8 @@ def missing_files(calls: Calls, plan: Plan) -> list[Source]:
     return found
 
 
-def deregister(endpoint: str) -> Step:
+def deregister(endpoint: str, why: str) -> Step:
     """Ends autoscaling."""
-    why = "no autoscaling any more, or not while the instance type changes"
     return Step("application-autoscaling", "DeregisterScalableTarget", scaling.target(endpoint), why)
 
 
@@ -138,7 +138,7 @@ def _endpoint_changes(plan: Plan, endpoint: dict[str, Any] | None, *, renewed: b
         yield Change("keep", create)
     else:
         if renewed:
-            yield Change("remove", deregister(name))
+            yield Change("remove", deregister(name, TYPE_CHANGES))
         yield Change("change", plan.update)
 
 

@@ -61,7 +61,7 @@ def destroy(calls: Calls, layout: Layout) -> Destroyed:
 
 def _scaling(calls: Calls, layout: Layout) -> Iterator[Step]:
     if current.is_scaled(calls, layout.endpoint):
-        yield changes.deregister(layout.endpoint)
+        yield changes.deregister(layout.endpoint, "it goes")
 
 
 def _alarms(calls: Calls, layout: Layout) -> Iterator[Step]:

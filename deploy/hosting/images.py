@@ -72,7 +72,7 @@ def resolved(aws: Aws, uri: str) -> str:
         if error.response["Error"]["Code"] not in ("ImageNotFoundException", "RepositoryNotFoundException"):
             raise
         raise KitError(
-            f"ECR has no {uri}", f"build docker/ for {tag} and push it there, or name one: deploy.sagemaker.image_uri"
+            f"ECR has no {uri}", "docker/README.md says how to push it; deploy.sagemaker.image_uri names another"
         ) from None
     digest = found["imageDetails"][0]["imageDigest"]
     return f"{uri.partition(':')[0]}@{digest}"

@@ -21,6 +21,7 @@ from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 
 POLICY_NAME = "servekit"
+GATEWAY_VARIABLE = "SERVEKIT_GATEWAY"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def plan(config: AnyModelConfig, place: Place, production: Part, shadow: Part | 
     """Everything that the YAML asks for. Raises KitError with each thing that AWS would refuse."""
     where = layout.of(config, place)
     parts = (production,) if shadow is None else (production, shadow)
-    models = _models(where, parts)
+    models = _models(where, parts, _gateway(config))
     config_request = api_requests.endpoint_config(where, models[0]["ModelName"], models[-1]["ModelName"])
     config_name = str(config_request["EndpointConfigName"])
     scope = Scope(where, tuple(part.image for part in parts))
@@ -85,6 +86,7 @@ def plan(config: AnyModelConfig, place: Place, production: Part, shadow: Part | 
     update = Step("sagemaker", "UpdateEndpoint", api_requests.update(where, config_name), where.section.update.strategy)
     wrong = [line for step in (*steps, update) for line in problems(step)]
     wrong += [line for part in parts for line in _part_problems(where, part)]
+    wrong += _mirror_problems(config, where)
     if wrong:
         raise KitError("\n       ".join(dict.fromkeys(wrong)), "AWS would refuse this: deploy.sagemaker in the YAML")
     documents = {"execution": iam.execution(scope), "deployer": iam.deployer(scope), "client": iam.client(scope)}
@@ -121,9 +123,26 @@ def _role_steps(where: Layout, scope: Scope) -> list[Step]:
     ]
 
 
-def _models(where: Layout, parts: tuple[Part, ...]) -> list[dict[str, Any]]:
+def _gateway(config: AnyModelConfig) -> dict[str, str]:
+    """What tells the container's gateway what the YAML says of it."""
+    said = config.deploy.gateway.model_dump(mode="json", exclude_defaults=True) if config.deploy else {}
+    return {GATEWAY_VARIABLE: json.dumps(said)} if said else {}
+
+
+def _mirror_problems(config: AnyModelConfig, where: Layout) -> list[str]:
+    mirror = config.deploy.gateway.mirror if config.deploy else None
+    if mirror is None:
+        return []
+    files = {"key_file": mirror.key_file, "ca_file": mirror.ca_file}
+    wrong = [f"deploy.gateway.mirror.{key}: {path} is in no container" for key, path in files.items() if path]
+    if where.section.network_isolation:
+        wrong.append("deploy.gateway.mirror: network_isolation lets the container reach nothing")
+    return wrong
+
+
+def _models(where: Layout, parts: tuple[Part, ...], gateway: dict[str, str]) -> list[dict[str, Any]]:
     """CreateModel of each variant: production first."""
-    env, shadow = where.section.env, where.section.shadow
+    env, shadow = gateway | where.section.env, where.section.shadow
     environments = [env, env | shadow.env] if shadow else [env]
     return [
         api_requests.model(where, where.archive_prefix(part.manifest), part.image, variables)

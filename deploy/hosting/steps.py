@@ -11,8 +11,8 @@ from model_configs.sagemaker import checked_environment
 from model_configs.sagemaker_update import SIZES_PERCENT
 
 NAMES = (
-    "Key", "Bucket", "RoleName", "ModelName", "EndpointName", "EndpointConfigName", "AlarmName", "PolicyName",
-    "ResourceId", "ResourceArn", "logGroupName",
+    "Key", "Bucket", "RoleName", "ModelName", "EndpointName", "EndpointConfigName", "AlarmName", "AlarmNames",
+    "PolicyName", "ResourceId", "ResourceArn", "logGroupName",
 )  # fmt: skip
 """Members of requests that name what the call is about, the first that is there."""
 
@@ -34,7 +34,8 @@ class Step:
     @property
     def name(self) -> str:
         """Of what it is about."""
-        return str(next((self.request[key] for key in NAMES if key in self.request), ""))
+        found = next((self.request[key] for key in NAMES if key in self.request), "")
+        return ", ".join(found) if isinstance(found, list) else str(found)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""

@@ -18,6 +18,7 @@ from deploy.hosting.place import Place
 from deploy.hosting.plan import Part, Plan, advice, plan
 from deploy.hosting.steps import Step, problems
 from model_configs.errors import KitError
+from model_configs.gateway import GatewaySettings
 from model_configs.schema import AnyModelConfig, load_model
 from tests.fakes.sagemaker_account import ACCOUNT, IMAGE, REGION
 from tests.fakes.sagemaker_configs import changed, configured
@@ -143,6 +144,28 @@ def test_the_articles_endpoint() -> None:
     source = request(found, "CreateModel")["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]
     assert (source["S3DataType"], source["CompressionType"]) == ("S3Prefix", "None")
     assert source["S3Uri"].endswith("/")
+
+
+def with_gateway(mirror: dict[str, Any] | None = None, **section: Any) -> AnyModelConfig:
+    config = configured(**section)
+    assert config.deploy is not None
+    gateway = GatewaySettings.model_validate({"max_body_bytes": 1 << 20, **({"mirror": mirror} if mirror else {})})
+    return config.model_copy(update={"deploy": config.deploy.model_copy(update={"gateway": gateway})})
+
+
+def test_the_container_is_told_what_the_yaml_says_of_its_gateway() -> None:
+    env = request(planned(with_gateway(env={"A": "1"})), "CreateModel")["PrimaryContainer"]["Environment"]
+    assert env == {"A": "1", "SERVEKIT_GATEWAY": '{"max_body_bytes": 1048576}'}
+    assert request(planned(configured()), "CreateModel")["PrimaryContainer"]["Environment"] == {}
+
+
+def test_a_mirror_that_a_container_cannot_reach() -> None:
+    mirror = {"url": "https://candidate.example/v1"}
+    assert planned(with_gateway(mirror))
+    with pytest.raises(KitError, match="network_isolation lets the container reach nothing"):
+        planned(with_gateway(mirror, network_isolation=True))
+    with pytest.raises(KitError, match=r"deploy\.gateway\.mirror\.key_file: keys/candidate is in no container"):
+        planned(with_gateway(mirror | {"key_file": "keys/candidate"}))
 
 
 def test_files_go_with_their_sums() -> None:
