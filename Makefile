@@ -43,7 +43,7 @@ test-aws: .venv/.installed-dev
 test-image: .venv/.installed-dev
 	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null || { apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends buildah mmdebstrap; }
-	TORCH_INDEX=$(TORCH_INDEX) $(PY) -m pytest -s -m image $(ARGS)
+	TORCH_INDEX=$(TORCH_INDEX) $(PY) -m pytest -s -m image -o faulthandler_timeout=1800 $(ARGS)
 
 # The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
 test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
