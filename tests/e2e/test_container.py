@@ -40,7 +40,6 @@ class Container:
     """A running entrypoint. pings: what /ping said until it was ready."""
 
     process: subprocess.Popen[bytes]
-    port: int
     run_dir: Path
     output: Path
     pings: list[int]
@@ -48,12 +47,12 @@ class Container:
     def get(self, path: str) -> int:
         """The status, 0 where nobody listens."""
         try:
-            return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=2).status_code
+            return requests.get(f"http://127.0.0.1:{PORT}{path}", timeout=2).status_code
         except requests.ConnectionError:
             return 0
 
     def post(self, path: str, body: object) -> requests.Response:
-        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, timeout=30)
+        return requests.post(f"http://127.0.0.1:{PORT}{path}", json=body, timeout=30)
 
     def descendants(self) -> list[psutil.Process]:
         """All that it has started: it adopts those whose parent ends."""
@@ -68,7 +67,7 @@ class Container:
 
 
 @contextmanager
-def started(folder: Path, run_dir: Path, *arguments: str, port: int = PORT, **environment: str) -> Iterator[Container]:
+def started(folder: Path, run_dir: Path, *arguments: str, **environment: str) -> Iterator[Container]:
     output = run_dir.with_name(f"{run_dir.name}.log")
     own = {key: value for key, value in os.environ.items() if not key.startswith(("TS_", "SAGEMAKER_"))}
     with output.open("wb") as file:
@@ -80,7 +79,7 @@ def started(folder: Path, run_dir: Path, *arguments: str, port: int = PORT, **en
                 "SERVEKIT_MODEL_DIR": str(folder),
                 "SERVEKIT_RUN_DIR": str(run_dir),
                 "SERVEKIT_HOST": "127.0.0.1",
-                "SAGEMAKER_BIND_TO_PORT": str(port),
+                "SAGEMAKER_BIND_TO_PORT": str(PORT),
                 **environment,
             },
             stdin=subprocess.DEVNULL,
@@ -88,7 +87,7 @@ def started(folder: Path, run_dir: Path, *arguments: str, port: int = PORT, **en
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Container(process, port, run_dir, output, [])
+        yield Container(process, run_dir, output, [])
     finally:
         process.terminate()
         try:
@@ -175,6 +174,7 @@ def test_the_environment_changes_the_model(container: Container) -> None:
     assert "TS_INSTALL_PY_DEP_PER_MODEL is not followed: dependencies are in the image" in log
 
 
+@pytest.mark.deploy
 def test_prometheus_scrapes_it_and_every_panel_has_its_query(container: Container, tmp_path: Path) -> None:
     assert shutil.which("prometheus"), "prometheus is missing: apt-get install prometheus"
     config = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yaml").read_text())
@@ -274,7 +274,6 @@ def test_a_signal_under_load_fails_no_request(
             "SAGEMAKER_BIND_TO_PORT=http: not a whole number from 1 to 65535",
         ),
         (["serve"], {"SAGEMAKER_TS_MIN_WORKERS": "4"}, "maxWorkers=1 is less than minWorkers=4"),
-        (["serve"], {"SERVEKIT_MODEL_DIR": "/nowhere"}, "there is no model folder /nowhere"),
         (["train"], {}, "what is 'train'?"),
     ],
 )
@@ -290,6 +289,7 @@ def test_what_cannot_be_meant_is_told_in_a_line(
     assert said[1].startswith("hint: ")
 
 
+@pytest.mark.deploy
 def test_a_model_that_does_not_load_ends_the_container_with_its_error(model_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(model_folder, broken)
@@ -302,7 +302,7 @@ def test_a_model_that_does_not_load_ends_the_container_with_its_error(model_fold
     assert "KeyError: 'the weights are gone'" in said.splitlines()[-1]
 
 
-@pytest.mark.parametrize("victim", ["java", "nginx"])
+@pytest.mark.parametrize("victim", ["java", pytest.param("nginx", marks=pytest.mark.deploy)])
 def test_what_ends_ends_the_container(model_folder: Path, tmp_path: Path, victim: str) -> None:
     run_dir = tmp_path / "run"
     with started(model_folder, run_dir, "serve") as running:
