@@ -181,7 +181,7 @@ def _write(made: Plan) -> Path:
     """For whoever wants to read them, or to go on by hand."""
     folder = RUN_DIR / "ec2" / made.stack
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "template.json").write_text(json.dumps(made.template, indent=2) + "\n")
+    (folder / "template.json").write_text(json.dumps(made.template, indent=1) + "\n")  # below CloudFormation's limit
     (folder / "parameters.json").write_text(json.dumps(made.parameters, indent=2) + "\n")
     return folder
 

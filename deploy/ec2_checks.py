@@ -66,6 +66,6 @@ def _mirror_problems(config: AnyModelConfig) -> list[str]:
     wrong = []
     if not re.match(r"https://[^/:]+(:443)?(/|$)", mirror.url):
         wrong.append(f"deploy.gateway.mirror.url: {mirror.url}; instances reach https on 443, and nothing else")
-    if mirror.key_file:
-        wrong.append(f"deploy.gateway.mirror.key_file: {mirror.key_file} is not on an instance")
+    files = {"key_file": mirror.key_file, "ca_file": mirror.ca_file}
+    wrong += [f"deploy.gateway.mirror.{key}: {file} is not on an instance" for key, file in files.items() if file]
     return wrong

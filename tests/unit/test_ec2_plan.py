@@ -183,6 +183,7 @@ def test_the_gateway_is_as_the_yaml_has_it(tmp_path: Path) -> None:
         ({"url": "http://other.example.com"}, "deploy.gateway.mirror.url: http://other.example.com; instances reach"),
         ({"url": "https://other.example.com:8443/x"}, "deploy.gateway.mirror.url: "),
         ({"url": "https://other.example.com", "key_file": "key"}, "deploy.gateway.mirror.key_file: key is not"),
+        ({"url": "https://other.example.com", "ca_file": "ca.pem"}, "deploy.gateway.mirror.ca_file: ca.pem is not"),
     ],
 )
 def test_a_mirror_that_instances_do_not_reach(tmp_path: Path, mirror: dict[str, Any], words: str) -> None:
