@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT, sagemaker
+from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT, sagemaker_advice
 from model_configs.ec2 import Ec2
 from model_configs.errors import KitError
 from model_configs.gateway import GatewaySettings
@@ -273,7 +273,7 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
         wrong += neuron_support.problems(settings, _instance_type(config), serving.maxWorkers)
         wrong += _batching_problems(config)
     if config.deploy and config.deploy.sagemaker:
-        wrong += sagemaker.problems(config.deploy.sagemaker, serving.deviceType)
+        wrong += sagemaker_advice.problems(config.deploy.sagemaker, serving.deviceType)
     return wrong
 
 
@@ -316,7 +316,7 @@ def advice(config: AnyModelConfig) -> list[str]:
     if isinstance(config.handler, LlamaSettings):
         lines += _llama_advice(config)
     if config.deploy and config.deploy.sagemaker:
-        lines += sagemaker.advice(
+        lines += sagemaker_advice.advice(
             config.deploy.sagemaker, config.handler, serving.responseTimeout, serving.startupTimeout
         )
     if config.model.assets.hub and config.model.assets.revision == "main":

@@ -10,11 +10,11 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.hosting import alarms, api_requests, archive, iam, images, layout, scaling, storage
+from deploy.hosting import alarms, api_requests, archive, iam, iam_deployer, images, layout, scaling, storage
 from deploy.hosting.archive import Manifest
-from deploy.hosting.iam import Scope
 from deploy.hosting.layout import Layout
 from deploy.hosting.place import Place
+from deploy.hosting.policy import Scope
 from deploy.hosting.steps import Step, problems
 from model_configs import instances
 from model_configs.errors import KitError
@@ -89,7 +89,11 @@ def plan(config: AnyModelConfig, place: Place, production: Part, shadow: Part | 
     wrong += _mirror_problems(config, where)
     if wrong:
         raise KitError("\n       ".join(dict.fromkeys(wrong)), "AWS would refuse this: deploy.sagemaker in the YAML")
-    documents = {"execution": iam.execution(scope), "deployer": iam.deployer(scope), "client": iam.client(scope)}
+    documents = {
+        "execution": iam.execution(scope),
+        "deployer": iam_deployer.deployer(scope),
+        "client": iam.client(scope),
+    }
     return Plan(where, parts, config_name, steps, update, documents)
 
 

@@ -14,6 +14,7 @@ from deploy.hosting.archive import ArchiveFile, Manifest
 from deploy.hosting.layout import of
 from deploy.hosting.place import Place
 from deploy.hosting.plan import Part, plan
+from deploy.hosting.policy import Scope
 from model_configs.schema import AnyModelConfig
 from tests.fakes.sagemaker_account import ACCOUNT, IMAGE, REGION
 from tests.fakes.sagemaker_configs import configured
@@ -194,7 +195,7 @@ def test_the_client_asks_and_does_nothing_else() -> None:
 
 
 def test_an_image_of_another_registry_needs_nothing_of_ecr() -> None:
-    scope = iam.Scope(of(configured(), PLACE), ("docker.io/servekit",))
+    scope = Scope(of(configured(), PLACE), ("docker.io/servekit",))
     assert "ecr" not in json.dumps(iam.execution(scope))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from model_configs import instances, sagemaker
+from model_configs import instances, sagemaker_advice
 from model_configs.sagemaker import SageMaker
 from model_configs.sagemaker_update import Update
 from model_configs.schema import advice, load_model
@@ -215,16 +215,18 @@ def test_every_type_of_sagemakers_has_an_image_but_inf1() -> None:
 
 def test_a_gpu_models_instance_has_one() -> None:
     cpu = SageMaker.model_validate(section())
-    assert sagemaker.problems(cpu, "gpu") == [
+    assert sagemaker_advice.problems(cpu, "gpu") == [
         "deploy.sagemaker.instance_type: ml.c7i.xlarge has no GPU for torchserve.deviceType: gpu"
     ]
-    assert sagemaker.problems(cpu, None) == []
-    assert sagemaker.problems(SageMaker(instance_type="ml.g5.xlarge"), "gpu") == []
+    assert sagemaker_advice.problems(cpu, None) == []
+    assert sagemaker_advice.problems(SageMaker(instance_type="ml.g5.xlarge"), "gpu") == []
 
 
 def lines(values: dict[str, Any], handler: Any = None, answer_s: int = 60, start_s: int = 300) -> str:
     return "\n".join(
-        sagemaker.advice(SageMaker.model_validate(section(**values)), handler or EmbeddingSettings(), answer_s, start_s)
+        sagemaker_advice.advice(
+            SageMaker.model_validate(section(**values)), handler or EmbeddingSettings(), answer_s, start_s
+        )
     )
 
 
