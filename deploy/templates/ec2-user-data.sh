@@ -79,6 +79,10 @@ install_missing() {
   fi
 }
 
+begin "tools"
+install_missing cfn-signal aws-cfn-bootstrap
+install_missing aws awscli-2
+
 begin "CloudWatch agent"
 install_missing amazon-cloudwatch-agent-ctl amazon-cloudwatch-agent
 run try amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "ssm:$AGENT_CONFIGURATION"
