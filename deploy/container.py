@@ -77,6 +77,7 @@ def run(environment: Environment, models_in: Path, stopping: threading.Event, *,
     archives = find_archives(models_in)
     if sagemaker and len(archives) > 1:
         raise KitError(f"{models_in} holds {len(archives)} archives: /invocations means one", f"leave {SERVE} out")
+    require_usable(environment.run_dir)
     store = environment.run_dir / "store"
     shutil.rmtree(store, ignore_errors=True)
     configs = stage(archives, store, environment.torchserve)
@@ -140,6 +141,19 @@ def inner_ports(environment: Environment) -> Ports:
     raise KitError(
         f"no {INNER_PORTS} free ports in a row in {within[0]}-{within[-1]}", "a wider SAGEMAKER_SAFE_PORT_RANGE"
     )
+
+
+def require_usable(run_dir: Path) -> None:
+    """Raises KitError for a folder that cannot be written, or that code cannot be loaded from."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(run_dir).f_flag & os.ST_NOEXEC:
+            raise KitError(f"{run_dir} is mounted noexec: compiled models are loaded from there", "--tmpfs /tmp:exec")
+        tempfile.TemporaryFile(dir=run_dir).close()
+    except OSError as error:
+        raise KitError(
+            f"cannot write to {run_dir}: {error.strerror}", "--tmpfs /tmp:exec, or SERVEKIT_RUN_DIR"
+        ) from None
 
 
 @contextmanager

@@ -302,6 +302,14 @@ def test_a_model_that_does_not_load_ends_the_container_with_its_error(model_fold
     assert "KeyError: 'the weights are gone'" in said.splitlines()[-1]
 
 
+def test_a_signal_while_the_model_loads(model_folder: Path, tmp_path: Path) -> None:
+    with started(model_folder, tmp_path / "run", "serve") as running:
+        wait_until(lambda: running.get("/ping") == 503, running)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+    assert "Traceback" not in running.output.read_text()
+
+
 @pytest.mark.parametrize("victim", ["java", pytest.param("nginx", marks=pytest.mark.deploy)])
 def test_what_ends_ends_the_container(model_folder: Path, tmp_path: Path, victim: str) -> None:
     run_dir = tmp_path / "run"

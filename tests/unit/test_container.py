@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from deploy import orphans
-from deploy.container import gateway_options, inner_ports, model_dir, server_options, short_folder
+from deploy.container import gateway_options, inner_ports, model_dir, require_usable, server_options, short_folder
 from deploy.container_environment import Environment
 from deploy.container_log import Tee
 from deploy.gateway import PublicModel
@@ -63,6 +64,18 @@ def test_a_run_folder_with_a_long_name_keeps_its_sockets_elsewhere(tmp_path: Pat
         assert folder.is_dir()
         assert len(str(folder)) < 50
     assert not folder.exists()
+
+
+def test_where_nothing_can_be_written_or_loaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_usable(tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(KitError, match=f"cannot write to {tmp_path}/file: ") as caught:
+        require_usable(tmp_path / "file")
+    assert "--tmpfs /tmp:exec" in caught.value.hint
+    # As Docker's --tmpfs is, if it is not told otherwise.
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_NOEXEC))
+    with pytest.raises(KitError, match="run is mounted noexec"):
+        require_usable(tmp_path / "run")
 
 
 def test_torchserve_is_on_loopback_and_metrics_only_where_they_are_asked_for() -> None:
