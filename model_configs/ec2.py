@@ -192,3 +192,10 @@ class Ec2(Strict):
         """Keys without which nothing can be deployed."""
         keys = [key for key in NEEDED if getattr(self, key) is None]
         return keys if self.allowed_cidrs or self.allowed_security_groups else [*keys, "allowed_cidrs"]
+
+
+def problems(section: Ec2, device_type: str | None) -> list[str]:
+    """What does not go with the rest of the model's YAML: one line `key.path: …` for each."""
+    if device_type == "gpu" and section.architecture != "cuda":
+        return [f"deploy.ec2.instance_type: {section.instance_type} has no GPU for torchserve.deviceType: gpu"]
+    return []

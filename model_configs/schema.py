@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT, sagemaker_advice
+from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT, ec2, sagemaker_advice
 from model_configs.ec2 import Ec2
 from model_configs.errors import KitError
 from model_configs.gateway import GatewaySettings
@@ -274,6 +274,8 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
         wrong += _batching_problems(config)
     if config.deploy and config.deploy.sagemaker:
         wrong += sagemaker_advice.problems(config.deploy.sagemaker, serving.deviceType)
+    if config.deploy and config.deploy.ec2:
+        wrong += ec2.problems(config.deploy.ec2, serving.deviceType)
     return wrong
 
 

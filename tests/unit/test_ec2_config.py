@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from model_configs.ec2 import Ec2, architecture_of, instance_types
+from model_configs.ec2 import problems as section_problems
 from servekit.strict import problems
 from tests.fakes.ec2_models import EVERYTHING, SECTION
 
@@ -118,3 +119,11 @@ def test_every_type_has_one_architecture_or_none() -> None:
             found["none"] += 1
     assert found["inf2"] == 4
     assert set(found) == {"amd64", "arm64", "cuda", "inf2", "none"}
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "device_type", "wrong"),
+    [("c7i.large", "gpu", 1), ("g5.xlarge", "gpu", 0), ("c7i.large", "cpu", 0), ("inf2.xlarge", None, 0)],
+)
+def test_a_gpu_model_needs_a_gpu(instance_type: str, device_type: str | None, wrong: int) -> None:
+    assert len(section_problems(read(instance_type=instance_type), device_type)) == wrong
