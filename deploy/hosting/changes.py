@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from deploy.hosting import current, names, scaling, upload, waiting
 from deploy.hosting.calls import Calls, is_gone
+from deploy.hosting.current import Verb
 from deploy.hosting.plan import Plan
 from deploy.hosting.steps import Step
 from deploy.hosting.upload import Source
 from model_configs.errors import Failed, KitError
 
-Verb = Literal["make", "change", "keep", "remove"]
 CREATE = "CreateEndpoint"
 UPDATABLE = ("InService", "OutOfService", *waiting.UNSETTLED)
 """What may be compared with a plan; apply waits before."""
@@ -27,7 +27,7 @@ TYPE_CHANGES = "SageMaker changes no instance type of what is scaled"
 class Change:
     """step: the call, which is made unless the verb is keep."""
 
-    verb: str
+    verb: Verb
     step: Step
 
 
@@ -40,7 +40,7 @@ def find(calls: Calls, plan: Plan, endpoint: dict[str, Any] | None) -> list[Chan
     check_owned(calls, where.endpoint, endpoint)
     current.check_bucket(calls, where.bucket, is_made=not where.section.bucket)
     is_scaled = current.is_scaled(calls, where.endpoint)
-    renewed = endpoint is not None and is_scaled and _type_changes(calls, plan, endpoint)
+    renewed = endpoint is not None and is_scaled and _is_replaced(calls, plan, endpoint)
     missing = {source.step.name for source in missing_files(calls, plan)}
     found: list[Change] = []
     for step in plan.steps:
@@ -128,7 +128,9 @@ def _endpoint_changes(plan: Plan, endpoint: dict[str, Any] | None, *, renewed: b
         yield Change("make", create)
         return
     status, name = endpoint["EndpointStatus"], endpoint["EndpointName"]
-    if status == "Failed":  # it never served, and SageMaker updates no such endpoint
+    if status == "Failed":  # SageMaker does nothing else with such an endpoint
+        if renewed:
+            yield Change("remove", deregister(name, "the endpoint is made anew"))
         why = endpoint.get("FailureReason", "it failed")
         yield Change("remove", Step("sagemaker", "DeleteEndpoint", {"EndpointName": name}, why))
         yield Change("make", create)
@@ -142,8 +144,10 @@ def _endpoint_changes(plan: Plan, endpoint: dict[str, Any] | None, *, renewed: b
         yield Change("change", plan.update)
 
 
-def _type_changes(calls: Calls, plan: Plan, endpoint: dict[str, Any]) -> bool:
-    """SageMaker refuses to change the instance type of what is scaled."""
+def _is_replaced(calls: Calls, plan: Plan, endpoint: dict[str, Any]) -> bool:
+    """Whether what is scaled now cannot stay so meanwhile."""
+    if endpoint["EndpointStatus"] == "Failed":
+        return True
     now = current.instance_type(calls, endpoint.get("EndpointConfigName", ""))
     return now is not None and now != plan.layout.section.instance_type
 

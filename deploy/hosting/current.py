@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
@@ -14,10 +14,11 @@ from deploy.hosting.steps import Step
 from model_configs.errors import KitError
 
 Request = dict[str, Any]
+Verb = Literal["make", "change", "keep", "remove"]
 NOT_COMPARED = {"Tags", "AlarmActions"}
 
 
-def verdict(step: Step, there: Request | None) -> str:
+def verdict(step: Step, there: Request | None) -> Verb:
     """make, change or keep. there: what read gave."""
     if there is None:
         return "make"

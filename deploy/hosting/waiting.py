@@ -54,10 +54,10 @@ def settled(
         endpoint = describe()
         if until(endpoint):
             return endpoint
-        assert endpoint is not None  # noqa: S101 - what is gone is settled
-        say(progress(endpoint))
+        now = progress(endpoint) if endpoint else "not there yet"
+        say(now)
         if time.monotonic() > deadline:
-            raise Failed(f"{endpoint['EndpointName']} is still {endpoint['EndpointStatus']} after {timeout_s:.0f} s")
+            raise Failed(f"after {timeout_s:.0f} s still: {now}")
         time.sleep(poll_s)
 
 
@@ -79,12 +79,13 @@ def arrived(
     def done(endpoint: Endpoint | None) -> bool:
         nonlocal begun
         # What is described may be older than the call: an old reason would then look like a new one.
-        begun = begun or _modified(endpoint) != _modified(before) or time.monotonic() > begun_by
-        return begun and is_settled(endpoint)
+        late = time.monotonic() > begun_by
+        begun = begun or _modified(endpoint) != _modified(before) or late
+        return begun and is_settled(endpoint) and (endpoint is not None or late)
 
     endpoint = settled(describe, timeout_s, poll_s, say, until=done)
     if endpoint is None:
-        raise Failed("the endpoint was deleted meanwhile")
+        raise Failed("the endpoint is not there any more")
     status, now = endpoint["EndpointStatus"], endpoint.get("EndpointConfigName")
     reason = endpoint.get("FailureReason") or "SageMaker gives no reason"
     if status == "InService" and now == config_name:

@@ -194,6 +194,18 @@ def test_an_endpoint_that_does_not_start(deployment: Deployment) -> None:
     assert deployment.apply() == ["remove DeleteEndpoint", "make CreateEndpoint"]
 
 
+def test_a_failed_endpoint_that_was_scaled_is_made_anew_with_its_scaling(deployment: Deployment) -> None:
+    deployment.apply(autoscaling=SCALED)
+    deployment.sagemaker.endpoints[ENDPOINT]["EndpointStatus"] = "Failed"
+    assert deployment.apply(autoscaling=SCALED) == [
+        "remove DeregisterScalableTarget",
+        "remove DeleteEndpoint",
+        "make CreateEndpoint",
+        "make RegisterScalableTarget",
+        "make PutScalingPolicy",
+    ]
+
+
 def test_a_run_that_stopped_halfway_is_gone_on_with(deployment: Deployment) -> None:
     deployment.sagemaker.refusals = ["Something else."]
     with pytest.raises(Failed, match="CreateModel servekit-minilm-[0-9a-f]{10}: Something else"):
@@ -467,9 +479,23 @@ def test_how_long_is_waited() -> None:
 def test_waiting_ends() -> None:
     endpoint = {"EndpointName": "e", "EndpointStatus": "Creating"}
     said: list[str] = []
-    with pytest.raises(Failed, match="e is still Creating after -1 s"):
+    with pytest.raises(Failed, match="after -1 s still: Creating"):
         waiting.settled(lambda: endpoint, -1, 0, said.append)
     assert said == ["Creating"]
+
+
+def test_an_endpoint_that_is_not_known_everywhere_yet() -> None:
+    made = {"EndpointName": "e", "EndpointStatus": "InService", "EndpointConfigName": "c", "LastModifiedTime": 1}
+    answers = iter([None, made])
+    said: list[str] = []
+    assert waiting.arrived(lambda: next(answers), "c", None, 10, 0, said.append) == made
+    assert said == ["not there yet"]
+
+
+def test_an_endpoint_that_somebody_deletes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SEEN_S", -1)
+    with pytest.raises(Failed, match="is not there any more"):
+        waiting.arrived(lambda: None, "c", None, 10, 0, lambda line: None)
 
 
 def test_what_is_said_while_waiting() -> None:
