@@ -47,12 +47,15 @@ def invoke(
     endpoint: Annotated[str | None, typer.Option(help="SageMaker: its name, else the YAML's.")] = None,
     region: Region = None,
     port: Annotated[int | None, typer.Option(help="The server here, if several have the model.")] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0.001, help="Longest wait for the next byte; else 60, on SageMaker 70.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Ask a model wherever it is, and print its answer, a stream's as it comes."""
     config = load_model(name)
     asked = invocation.question(config, prompt, file, content_type, stream, max_tokens)
-    target = where.is_asked(config, on.value, endpoint, region, port)
+    target = where.is_asked(config, on.value, endpoint, region, port, timeout_s)
     answer = invocation.ask(target, asked, lambda text: out.print(text, end=""))
     out.print()
     document = {"model": name, "on": on.value, **answer.document()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ class Options(BaseModel):
     """Waits of a deployment are this much of what they say: a bake of 300 s takes 3 s."""
     limit_scale: float = Field(1.0, gt=0, le=1)
     """Limits are this much of SageMaker's: the 60 s that an answer may take, the 8 minutes of a stream, start-up."""
-    container: str = f"{sys.executable} {ROOT / 'docker' / 'entrypoint.py'} serve"
+    container: str = shlex.join([sys.executable, str(ROOT / "docker" / "entrypoint.py"), "serve"])
     """What stands for every image: the command of its container."""
 
     @property

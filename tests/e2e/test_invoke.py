@@ -74,6 +74,13 @@ def test_the_emulator_shows_itself_and_fails_on_request(aws: Emulated) -> None:
     assert (unknown.returncode, "fail_everything" in unknown.stderr) == (1, True)
 
 
+def test_silence_ends_when_it_is_told(aws: Emulated, tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_text('{"sleep_s": 5}')
+    done = invoke("pydoc-llama", "--file", str(tmp_path / "body.json"), "--on", "emulator", "--timeout-s", "0.3")
+    assert done.returncode == 1
+    assert "Read timeout" in done.stderr
+
+
 def test_an_endpoint_that_is_not_there_is_told(aws: Emulated) -> None:
     done = invoke("pydoc-llama", "x", "--on", "emulator", "--endpoint", "none")
     assert (done.returncode, done.stdout) == (1, "")
