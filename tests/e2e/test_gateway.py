@@ -430,9 +430,8 @@ def test_ping_is_true(tmp_path: Path) -> None:
 
 
 def test_ping_before_and_under_load(tmp_path: Path) -> None:
-    with running(tmp_path, PORT + 120) as gateway:
+    with running(tmp_path, PORT + 120, control={"golden": "wrong"}) as gateway:
         fake = gateway.fakes[0]
-        fake.control(golden="wrong")
         gateway.wait(lambda: "cosine 0.96" in "".join(gateway.gateway.problems()))
         assert gateway.ask("GET", "/ping").status == 503
         fake.control(golden="broken")
@@ -441,7 +440,7 @@ def test_ping_before_and_under_load(tmp_path: Path) -> None:
         gateway.wait_well()
         # From here on nothing answers in time: that is no reason to end it.
         fake.control(golden="full", silent_ms=3000)
-        time.sleep(2)
+        time.sleep(1.2)
         began = time.monotonic()
         assert [gateway.ask("GET", path).status for path in ("/ping", "/ready")] == [200, 200]
         assert time.monotonic() - began < 2

@@ -145,7 +145,11 @@ class Reply:
 
 @contextmanager
 def running(folder: Path, port: int, *, tokens: tuple[str | None, ...] = (None,), **options: Any) -> Iterator[Running]:
-    """A gateway before as many scripted TorchServes as there are tokens, None for one that asks for none."""
+    """A gateway before as many scripted TorchServes as there are tokens, None for one that asks for none.
+
+    control: of all of them, from the start.
+    """
+    control: dict[str, Any] = options.pop("control", {})
     models: tuple[PublicModel, ...] = options.pop("models", MODELS)
     run_dir = folder / "run"
     with ExitStack() as stack:
@@ -153,6 +157,7 @@ def running(folder: Path, port: int, *, tokens: tuple[str | None, ...] = (None,)
         for place, token in enumerate(tokens):
             fake = Fake(port + FAKES + 10 * place, run_dir, token, tuple(model.name for model in models))
             stack.callback(fake.kill)
+            fake.control(**control)
             fakes.append(fake)
         wanted = GatewayOptions(run_dir / str(port), port, models, slots=len(tokens), **options)
         gateway = gateway_process.start(wanted, [fake.server for fake in fakes])
@@ -172,7 +177,7 @@ def raw(port: int, data: bytes, timeout_s: float = 5.0) -> bytes:
         try:
             while piece := wire.recv(1 << 16):
                 found += piece
-                wire.settimeout(0.3)
+                wire.settimeout(0.2)
         except (TimeoutError, ConnectionResetError):
             pass
         return found
