@@ -4,9 +4,12 @@ Works outside a container just as well: SERVEKIT_MODEL_DIR, SAGEMAKER_BIND_TO_PO
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
+# A container's first process is not ended by a signal that it does not handle, and what follows takes half a second.
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 # Model folders may be read-only; workers, which import from there, inherit this.
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.dont_write_bytecode = True

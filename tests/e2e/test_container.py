@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +67,15 @@ class Container:
 
 
 @contextmanager
-def started(folder: Path, run_dir: Path, *arguments: str, **environment: str) -> Iterator[Container]:
+def started(
+    folder: Path, run_dir: Path, *arguments: str, within: Sequence[str] = (), **environment: str
+) -> Iterator[Container]:
+    """within: a command that runs it."""
     output = run_dir.with_name(f"{run_dir.name}.log")
     own = {key: value for key, value in os.environ.items() if not key.startswith(("TS_", "SAGEMAKER_"))}
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "docker/entrypoint.py", *arguments],
+            [*within, sys.executable, "docker/entrypoint.py", *arguments],
             cwd=ROOT,
             env={
                 **own,
@@ -302,10 +305,16 @@ def test_a_model_that_does_not_load_ends_the_container_with_its_error(model_fold
     assert "KeyError: 'the weights are gone'" in said.splitlines()[-1]
 
 
-def test_a_signal_while_the_model_loads(model_folder: Path, tmp_path: Path) -> None:
-    with started(model_folder, tmp_path / "run", "serve") as running:
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of its own needs root")
+def test_as_the_first_process_while_the_model_loads(model_folder: Path, tmp_path: Path) -> None:
+    """In a process namespace of its own, where signals without a handler are lost and the dead are its to bury."""
+    alone = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child")
+    with started(model_folder, tmp_path / "run", "serve", within=alone) as running:
         wait_until(lambda: running.get("/ping") == 503, running)
-        running.process.send_signal(signal.SIGTERM)
+        (first,) = psutil.Process(running.process.pid).children()
+        assert first.cmdline()[-2:] == ["docker/entrypoint.py", "serve"]
+        wait_until(lambda: psutil.STATUS_ZOMBIE not in {p.status() for p in running.descendants()}, running)
+        first.send_signal(signal.SIGTERM)
         assert running.wait() == 0
     assert "Traceback" not in running.output.read_text()
 
