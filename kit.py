@@ -157,7 +157,7 @@ def serve(
     port: Port = 8080,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer without a token or key.")] = False,
     detach: Annotated[bool, typer.Option(help="Return when ready and leave the server running.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Write the configuration, print the torchserve call.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the torchserve call, or the gateway's nginx.conf.")] = False,
     gateway: Annotated[bool, typer.Option(help="nginx at --port, TorchServe behind it: deploy.gateway.")] = False,
     servers: Annotated[int, typer.Option(help="TorchServes behind the gateway.", min=1, max=16)] = 1,
     tls_cert: Annotated[Path | None, typer.Option(help="The gateway's certificate and its chain, PEM.")] = None,
@@ -171,7 +171,7 @@ def serve(
         raise KitError("--servers and --tls-… are the gateway's", "add --gateway")
     configs = [schema.load_model(name) for name in names]
     served = [_served(config) for config in configs]
-    if dry_run:
+    if dry_run and not gateway:
         folder = RUN_DIR / str(port)
         render.write(local.options_for(options, served), folder)
         out.print(" ".join(local.command(options, served, folder)))
@@ -182,9 +182,10 @@ def serve(
     if gateway:
         front = gateway_verbs.serve(
             configs, served, STORE, port,
-            servers=servers, auth=not no_auth, certificate=tls_cert, key=tls_key, keys_dir=keys_dir,
+            servers=servers, auth=not no_auth, certificate=tls_cert, key=tls_key, keys_dir=keys_dir, dry_run=dry_run,
         )  # fmt: skip
-        gateway_verbs.stay(front, round(time.monotonic() - started, 1), json_file, detach=detach)
+        if front:
+            gateway_verbs.stay(front, round(time.monotonic() - started, 1), json_file, detach=detach)
         return
     server = local.start(options, served)
     try:

@@ -24,7 +24,8 @@ STOP_TIMEOUT_S = 5.0
 
 def start(module: str, folder: Path) -> None:
     """Run `python -m MODULE FOLDER` in FOLDER until it has detached itself. Raises Failed with what it says."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     with _log(folder, module).open("ab") as log:
         started = subprocess.run(
             [sys.executable, "-m", module, str(folder)],

@@ -11,10 +11,10 @@ unless it is one of those listed here letter by letter. Knows nothing of process
 
 from __future__ import annotations
 
-import getpass
 import grp
 import json
 import os
+import pwd
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from deploy.health import ACCESS_LOG
+from deploy.nginx import GATEWAY
 from deploy.render import LOOPBACK, TEMPLATES
 from model_configs.errors import KitError
 from model_configs.gateway import GatewaySettings
 
-NGINX = "nginx"
-"""The gateway's own nginx, by its configuration's name."""
 SCRIPT = "gateway.js"
 OPENAI_PATHS = {
     "embedding_handler.py": ("embeddings",),
@@ -158,10 +158,10 @@ def nginx_conf(options: GatewayOptions, js_module: Path) -> str:
         limits.append(f"limit_conn concurrent {settings.max_concurrent};")
     return _render(
         "nginx.conf.j2",
-        **_process(NGINX, options, js_module, WORKERS),
+        **_process(GATEWAY, options, js_module, WORKERS),
         options=options,
         listen=f"[{options.host}]:{options.port}" if ":" in options.host else f"{options.host}:{options.port}",
-        access_log="/dev/stdout" if options.log_to_output else "logs/access.jsonl",
+        access_log="/dev/stdout" if options.log_to_output else ACCESS_LOG,
         routes=routes(options.models),
         tidy="if ($uri != $path) { return 404; }",
         checks="\n            ".join(
@@ -201,7 +201,7 @@ def _process(name: str, options: GatewayOptions, js_module: Path, workers: int) 
     return {
         "name": name,
         "js_module": js_module,
-        "user": f"{getpass.getuser()} {grp.getgrgid(os.getegid()).gr_name}" if root else "",
+        "user": f"{pwd.getpwuid(0).pw_name} {grp.getgrgid(os.getegid()).gr_name}" if root else "",
         "workers": workers,
         "drain_timeout_s": options.settings.drain_timeout_s,
         "folder": options.folder,

@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 
 from deploy import RUN_DIR, background, health, mirror
-from deploy.gateway import NGINX, SCRIPT, GatewayOptions, VersionedModel, nginx_conf, torchserve_conf
+from deploy.gateway import SCRIPT, GatewayOptions, VersionedModel, nginx_conf, torchserve_conf
 from deploy.local import Server, is_free
-from deploy.nginx import Nginx, find_nginx
+from deploy.nginx import GATEWAY, Nginx, find_nginx
 from deploy.render import TEMPLATES
 from model_configs.errors import Failed, KitError
 
@@ -58,7 +58,7 @@ class Gateway:
     @property
     def nginx(self) -> Nginx:
         """The one that clients reach."""
-        return Nginx(self.folder, NGINX)
+        return Nginx(self.folder, GATEWAY)
 
     def before(self, server: int) -> Nginx:
         """The one before a TorchServe, by that one's port."""
@@ -123,7 +123,7 @@ def start(options: GatewayOptions, servers: Sequence[Server]) -> Gateway:
         options.settings.drain_timeout_s,
     )
     shutil.copy(TEMPLATES / SCRIPT, folder / SCRIPT)
-    write_secret(folder / f"{NGINX}.conf", nginx_conf(options, installed.js_module))
+    write_secret(folder / f"{GATEWAY}.conf", nginx_conf(options, installed.js_module))
     gateway.nginx.test()
     write(gateway)
     try:

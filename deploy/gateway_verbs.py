@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from deploy import RUN_DIR, examples, gateway_process, gateway_serve, keys, local, mirror_report
-from deploy.gateway import Tls
+from deploy.gateway import Tls, nginx_conf
 from deploy.gateway_process import Gateway
 from deploy.logs import Follower, gateway_line
 from deploy.mirror import RECORD_DIR
+from deploy.nginx import find_nginx
 from model_configs.archive_files import MODEL_FOLDER, read_entry, read_golden
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig, load_model
@@ -105,9 +106,10 @@ def restart(
         configs, models, paths[0].parent, gateway.port, servers=len(gateway.servers), auth=first.auth
     )
     wanted = replace(wanted, tls=gateway.tls)
-    rows = []
+    rows: list[dict[str, Any]] = []
     started = time.monotonic()
     for old, new, ended in gateway_serve.restart(gateway, wanted, lambda line: err.print(line)):
+        err.print(f"{len(rows) + 1} of {len(gateway.servers)}: TorchServe on port {new} instead of {old}")
         rows.append({"old": old, "new": new, "requests": "all ended" if ended else "cut off", "s": _since(started)})
     document = {"restarted": rows, "lost": any(row["requests"] == "cut off" for row in rows), "s": _since(started)}
     report(rows, document, json_file)
@@ -126,12 +128,16 @@ def serve(
     certificate: Path | None,
     key: Path | None,
     keys_dir: Path,
-) -> Gateway:
-    """Start it and print what to ask. Raises KitError, Failed."""
+    dry_run: bool,
+) -> Gateway | None:
+    """Start it and print what to ask; with dry_run only nginx's configuration. Raises KitError, Failed."""
     if (certificate is None) != (key is None):
         raise KitError("--tls-cert and --tls-key go together", "both, as PEM files")
     tls = Tls(certificate.absolute(), key.absolute()) if certificate and key else None
     wanted = gateway_serve.plan(configs, models, store, port, servers=servers, auth=auth, tls=tls, keys_dir=keys_dir)
+    if dry_run:
+        out.print(nginx_conf(wanted.options, find_nginx().js_module))
+        return None
     gateway = gateway_serve.start(wanted, lambda line: err.print(line))
     fleet = gateway_serve.fleet(gateway)
     for model, config in zip(fleet[0].models, configs, strict=True):

@@ -6,7 +6,8 @@ FOLDER/health.json says which TorchServes to look at; when it changes it is read
 of every TorchServe has all its workers READY and has answered its golden request right, and stays 200 when they are
 merely busy; it is 503 when a worker is missing or was restarted again and again, or an answer was wrong
 (health_state.py). /ready is /ping, but 503 while FOLDER/draining exists. Both answer at once, from what was last seen.
-/state, which nginx lets nobody ask, says why. Knows nothing of nginx.
+/state, which nginx lets nobody ask, says why. Being the one that is always there, it also keeps nginx's access log from
+filling the disk.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from deploy import background, health_state
 from deploy.health_state import ModelState, ServerState, Worker
 from deploy.http_client import Client, Response, Unreachable
 from deploy.local import ServedModel, Server, read_server
+from deploy.nginx import GATEWAY, Nginx
 from deploy.render import LOOPBACK
 
 MODULE = "deploy.health"
@@ -40,6 +42,9 @@ GOLDEN_TIMEOUT_S = 60.0
 FULL_QUEUE = b"has no worker to serve inference request"
 """TorchServe's words for a full queue, with a 503, as for a handler that failed."""
 ASK_TIMEOUT_S = 2.0
+ACCESS_LOG = "logs/access.jsonl"
+MOST_LOG_BYTES = 100 << 20
+"""Of the access log; as much again of what was before."""
 
 
 def watch(folder: Path, servers: Sequence[Server]) -> None:
@@ -227,9 +232,11 @@ def main(folder: Path) -> None:
         listener.health = Health(folder)
         listener.health.reread()
         threading.Thread(target=listener.serve_forever, daemon=True).start()
+        nginx = Nginx(folder, GATEWAY)
         while True:
             time.sleep(LOOK_EVERY_S / 4)
             listener.health.reread()
+            nginx.rotate(ACCESS_LOG, MOST_LOG_BYTES)
 
 
 if __name__ == "__main__":

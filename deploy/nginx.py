@@ -22,6 +22,8 @@ from deploy.background import running_after
 from model_configs.errors import Failed, KitError
 
 HINT = "apt-get install nginx libnginx-mod-http-js"
+GATEWAY = "nginx"
+"""The name of the configuration that clients reach."""
 JS_MODULE = "ngx_http_js_module.so"
 START_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 5.0
@@ -103,6 +105,19 @@ class Nginx:
         self.test()
         if pid := self.pid:
             psutil.Process(pid).send_signal(signal.SIGHUP)
+
+    def rotate(self, log: str, most_bytes: int) -> None:
+        """Set aside one of its logs when it has grown beyond this, instead of what was set aside before.
+
+        To be called again and again.
+        """
+        path = self.folder / log
+        aside = path.with_suffix(f".1{path.suffix}")
+        if path.is_file() and path.stat().st_size > most_bytes:
+            path.replace(aside)
+        # Told again until it has opened its logs anew: nginx that starts just now may not heed a signal.
+        if aside.exists() and not path.exists() and (pid := self.pid):
+            psutil.Process(pid).send_signal(signal.SIGUSR1)
 
     def quit(self) -> None:
         """Take no more connections, and end when those that are there have their answers; returns at once."""

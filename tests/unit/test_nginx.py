@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def test_its_life(nginx: Nginx) -> None:
     nginx.quit()  # of one that has ended
     assert nginx.wait(0)
     assert processes_in(nginx.folder) == []
+
+
+def test_a_log_that_has_grown_is_set_aside(nginx: Nginx) -> None:
+    log = nginx.folder / "logs" / "e.log"
+    nginx.rotate("logs/none.log", 0)
+    nginx.start()
+    log.write_text("a line\n")
+    nginx.rotate("logs/e.log", 7)
+    assert not (nginx.folder / "logs" / "e.1.log").exists()
+    nginx.rotate("logs/e.log", 6)
+    assert (nginx.folder / "logs" / "e.1.log").read_text() == "a line\n"
+    deadline = time.monotonic() + 5
+    while not log.exists():  # nginx opens it anew
+        assert time.monotonic() < deadline
+        nginx.rotate("logs/e.log", 6)
+        time.sleep(0.01)
+    assert (nginx.folder / "logs" / "e.1.log").read_text() == "a line\n"
 
 
 def test_another_process_of_its_pid_is_not_it(nginx: Nginx) -> None:
