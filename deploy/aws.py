@@ -27,6 +27,8 @@ from model_configs.errors import KitError
 
 EMULATOR_REGION = "eu-west-1"
 EMULATOR_KEY = "emulator"
+RETRIES = {"mode": "standard", "total_max_attempts": 5}
+"""Of calls that fail on their way, or are too many; whoever asks a model wants none."""
 NO_FILE = {"profile": (None, None, None, None), "config_file": (None, None, os.devnull, None)}
 """botocore's session variables, for a session that reads neither AWS_PROFILE nor ~/.aws/config."""
 CREDENTIALS_HINT = "aws configure, or AWS_PROFILE; without an account: --on emulator"
@@ -66,6 +68,7 @@ class Aws:
 
     def client(self, service: str, **config: Any) -> Any:
         """A boto3 client; config: fields of botocore's Config, such as read_timeout in seconds."""
+        config = {"retries": RETRIES, **config}
         if self.emulated:  # path: a bucket's name is no host of this machine; a proxy has no business on loopback
             config = {"s3": {"addressing_style": "path"}, "proxies": {}, **config}
         return self.session.client(service, endpoint_url=self.url, config=Config(**config))

@@ -118,4 +118,4 @@ def _alarm_arns(scope: Scope) -> list[str]:
         return []
     own = [scope.place.arn("cloudwatch", f"alarm:{name}") for name in watched.alarms]
     made = watched.error_rate is not None or watched.latencies
-    return [*own, *([policy.alarms(scope.place, names.stem(scope.endpoint))] if made else [])]
+    return [*own, *([policy.alarms(scope)] if made else [])]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.hosting import names, policy
+from deploy.hosting import names, policy, scaling
 from deploy.hosting.policy import Scope
 
 
 def deployer(scope: Scope) -> dict[str, Any]:
     """What whoever runs plan, apply, update, rollback, status and destroy needs."""
     place, section = scope.place, scope.section
-    stem = names.stem(scope.endpoint)
-    models, configs = place.sagemaker_arn("model", f"{stem}-*"), place.sagemaker_arn("endpoint-config", f"{stem}-*")
+    versions = names.any_version(scope.endpoint)
+    models, configs = place.sagemaker_arn("model", versions), place.sagemaker_arn("endpoint-config", versions)
+    from_zero = place.arn("cloudwatch", f"alarm:{scaling.from_zero_name(scope.endpoint)}")
     endpoint = place.sagemaker_arn("endpoint", scope.endpoint)
     objects = place.bucket_arn(scope.layout.bucket, f"{scope.layout.root}*")
     group = place.arn("logs", f"log-group:{names.log_group(scope.endpoint)}")
@@ -52,7 +53,7 @@ def deployer(scope: Scope) -> dict[str, Any]:
         ),
         policy.allow(
             ["cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm", "cloudwatch:TagResource"],
-            policy.alarms(place, stem),
+            [policy.alarms(scope), from_zero],
         ),
         policy.allow(
             "cloudwatch:DescribeAlarms", place.arn("cloudwatch", "alarm:*")

@@ -57,6 +57,11 @@ def versioned(endpoint: str, content: Any) -> str:
     return f"{stem(endpoint)}-{digest(content)[:HASH_LENGTH]}"
 
 
+def any_version(endpoint: str) -> str:
+    """All names of models and configurations of an endpoint, and no neighbour's, as IAM's wildcards say it."""
+    return f"{stem(endpoint)}-{'?' * HASH_LENGTH}"
+
+
 def is_versioned(name: str, endpoint: str) -> bool:
     """Whether it is the name of one of this endpoint's models and configurations, and not of servekit-llama-13b's."""
     return bool(re.fullmatch(rf"{re.escape(stem(endpoint))}-[0-9a-f]{{{HASH_LENGTH}}}", name))

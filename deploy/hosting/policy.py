@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.hosting import images
+from deploy.hosting import images, names
 from deploy.hosting.layout import Layout
 from deploy.hosting.place import Place
 from model_configs.sagemaker import SageMaker
@@ -37,9 +37,9 @@ class Scope:
         return self.layout.endpoint
 
 
-def alarms(place: Place, stem: str) -> str:
-    """All alarms of the kit's on an endpoint."""
-    return place.arn("cloudwatch", f"alarm:{stem}-*")
+def alarms(scope: Scope) -> str:
+    """All alarms of the kit's on versions of an endpoint."""
+    return scope.place.arn("cloudwatch", f"alarm:{names.any_version(scope.endpoint)}-*")
 
 
 def repositories(scope: Scope) -> list[str]:

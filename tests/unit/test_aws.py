@@ -61,7 +61,10 @@ def test_what_the_user_has_configured(nothing_is_configured: Path, monkeypatch: 
     assert (found.region, found.emulated, found.partition) == ("ap-south-1", False, "aws")
     assert "secret" not in repr(found)
     assert aws.session(False, "cn-north-1").partition == "aws-cn"
-    assert found.client("s3", read_timeout=3).meta.config.read_timeout == 3
+    config = found.client("s3", read_timeout=3).meta.config
+    assert (config.read_timeout, config.retries) == (3, aws.RETRIES)
+    once = {"mode": "standard", "total_max_attempts": 1}
+    assert found.client("s3", retries=once).meta.config.retries == once
 
 
 def test_the_emulators_session_reads_nothing_of_the_users(

@@ -176,6 +176,18 @@ def test_the_deployer_may_make_every_call_of_the_plan() -> None:
         assert other_names.get(action, action) in allowed
 
 
+def test_a_neighbour_whose_name_begins_alike_is_not_meant() -> None:
+    deployer = role("deployer", endpoint_name="servekit-llama")
+    for kind in ("model", "endpoint-config"):
+        mine, other = "servekit-llama-0123456789", "servekit-llama-13b-inf2-0123456789"
+        assert deployer.allows("sagemaker:ListTags", f"{SAGEMAKER}:{kind}/{mine}")
+        assert not deployer.allows("sagemaker:ListTags", f"{SAGEMAKER}:{kind}/{other}")
+    alarm = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:servekit-llama"
+    assert deployer.allows("cloudwatch:DeleteAlarms", f"{alarm}-0123456789-latency-p99")
+    assert deployer.allows("cloudwatch:PutMetricAlarm", f"{alarm}-from-zero")
+    assert not deployer.allows("cloudwatch:DeleteAlarms", f"{alarm}-13b-inf2-0123456789-latency-p99")
+
+
 def test_arns_of_sagemakers_are_in_lower_case() -> None:
     found = role("client", endpoint_name="Search")
     assert found.allows("sagemaker:InvokeEndpoint", f"{SAGEMAKER}:endpoint/search")
