@@ -42,10 +42,14 @@ def find(calls: Calls, plan: Plan, endpoint: dict[str, Any] | None) -> list[Chan
     is_scaled = current.is_scaled(calls, where.endpoint)
     renewed = endpoint is not None and is_scaled and _is_replaced(calls, plan, endpoint)
     missing = {source.step.name for source in missing_files(calls, plan)}
-    found: list[Change] = []
+    gone_off = _gone_off(calls, plan, endpoint)
+    found = [Change("remove", step) for step in gone_off]
+    anew = {name for step in gone_off for name in step.request["AlarmNames"]}
     for step in plan.steps:
         if step.operation == "PutObject":
             found.append(Change("make" if step.name in missing else "keep", step))
+        elif step.name in anew:
+            found.append(Change("make", step))
         elif step.operation == CREATE:
             found += _endpoint_changes(plan, endpoint, renewed=renewed)
         elif renewed and step.operation in ("RegisterScalableTarget", "PutScalingPolicy"):
@@ -150,6 +154,17 @@ def _is_replaced(calls: Calls, plan: Plan, endpoint: dict[str, Any]) -> bool:
         return True
     now = current.instance_type(calls, endpoint.get("EndpointConfigName", ""))
     return now is not None and now != plan.layout.section.instance_type
+
+
+def _gone_off(calls: Calls, plan: Plan, endpoint: dict[str, Any] | None) -> list[Step]:
+    """Alarms on a version that was tried before and taken back: they would take it back again before it answers."""
+    if endpoint is None or endpoint.get("EndpointConfigName") == plan.config_name:
+        return []
+    watching = [step.name for step in plan.only("PutMetricAlarm") if step.name.startswith(plan.config_name)]
+    found = calls.client("cloudwatch").describe_alarms(AlarmNames=watching, StateValue="ALARM") if watching else {}
+    rung = [alarm["AlarmName"] for alarm in found.get("MetricAlarms", [])]
+    why = "they went off when this version was tried before"
+    return [Step("cloudwatch", "DeleteAlarms", {"AlarmNames": rung}, why)] if rung else []
 
 
 def _stale_alarms(calls: Calls, plan: Plan) -> Iterator[Step]:

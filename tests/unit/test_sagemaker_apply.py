@@ -159,6 +159,22 @@ def test_an_update_that_is_rolled_back_fails_with_sagemakers_reason(deployment: 
     assert "change UpdateEndpoint" in deployment.apply(env={"A": "1"})
 
 
+def test_an_alarm_that_took_a_version_back_does_not_do_so_when_it_is_tried_again(deployment: Deployment) -> None:
+    deployment.apply()
+    deployment.sagemaker.course = ("Updating", "InService")
+    deployment.sagemaker.rolls_back = "alarm went off"
+    with pytest.raises(Failed):
+        deployment.apply(env={"A": "1"})
+    (alarm,) = [step.name for step in deployment.plan(env={"A": "1"}).only("PutMetricAlarm")]
+    cloudwatch = deployment.aws.client("cloudwatch")
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="5xx")
+    assert deployment.apply(env={"A": "1"})[:2] == ["remove DeleteAlarms", "make PutMetricAlarm"]
+    (found,) = cloudwatch.describe_alarms(AlarmNames=[alarm])["MetricAlarms"]
+    assert found["StateValue"] != "ALARM"
+    cloudwatch.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="5xx")
+    assert deployment.apply(env={"A": "1"}) == []
+
+
 def test_an_old_reason_is_not_taken_for_a_new_one(deployment: Deployment) -> None:
     deployment.apply()
     deployment.sagemaker.course = ("Updating", "InService")
