@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve serve-rag test test-slow test-load test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
+.PHONY: serve serve-rag test test-slow test-load test-deploy test-aws test-image test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients test-sagemaker-sdk bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -20,7 +20,7 @@ stop: .venv/.installed
 	@$(PY) kit.py stop
 
 test: .venv/.installed-dev .venv/int8/torchao
-	$(PY) -m pytest -m "not slow and not load" $(ARGS)
+	$(PY) -m pytest -m "not slow and not load and not deploy and not aws and not image" $(ARGS)
 
 # Compilations and trainings that would take `make test` beyond its 15 minutes.
 test-slow: .venv/.installed-dev .venv/int8/torchao
@@ -29,6 +29,21 @@ test-slow: .venv/.installed-dev .venv/int8/torchao
 # The load generator against a scripted server: real Locust runs of some seconds each.
 test-load: .venv/.installed-dev
 	$(PY) -m pytest -m load $(ARGS)
+
+# From YAML to a streaming endpoint on the emulator and back, with the real client and TorchServe: some two minutes.
+test-deploy: .venv/.installed-dev
+	$(PY) -m pytest -m deploy $(ARGS)
+
+# In your own AWS account, with your credentials: what each test costs stands beside it.
+test-aws: .venv/.installed-dev
+	SERVEKIT_TEST_AWS=1 $(PY) -m pytest -m aws $(ARGS)
+
+# Builds the cpu image and runs it, where no Docker engine is; some minutes and 8 GB, all of it given back. TORCH_INDEX:
+# where pip finds a torch without CUDA, if not where it looks anyway.
+test-image: .venv/.installed-dev
+	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null || { apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends buildah mmdebstrap; }
+	TORCH_INDEX=$(TORCH_INDEX) $(PY) -m pytest -s -m image -o faulthandler_timeout=1800 $(ARGS)
 
 # The handlers under TorchServe 0.11.0, which AWS's Neuron images still hold.
 test-torchserve-0.11: .venv/.installed-dev .venv/torchserve-0.11/ts
@@ -87,6 +102,16 @@ test-rag-clients: .venv/.installed-dev .venv/rag/.installed
 bench-rag: .venv/.installed-dev .venv/int8/torchao .venv/rag/.installed
 	$(PY) -m loadtest.bench_rag $(ARGS)
 
+# The SageMaker SDK, version 2, against the emulator: what `--via sdk` makes is what the plan describes.
+test-sagemaker-sdk: .venv/.installed-dev .venv/sagemaker/.installed
+	$(PY) -m pytest tests/contract/test_sagemaker_sdk.py $(ARGS)
+
+.venv/sagemaker/.installed: requirements-sagemaker.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found"; exit 2; }
+	@$(PYTHON) -m venv .venv/sagemaker
+	@.venv/sagemaker/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-sagemaker.txt
+	@touch $@
+
 .venv/rag/.installed: .venv/.installed requirements-rag-clients.txt
 	@$(PYTHON) -m venv .venv/rag
 	@.venv/rag/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-rag-clients.txt
@@ -120,8 +145,9 @@ schema: .venv/.installed
 	@$(PY) -m deploy.java >/dev/null 2>&1 || $(PIP) install --constraint constraints.txt --requirement requirements-java.txt
 	@touch $@
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt
-	@$(PIP) install --constraint constraints.txt --requirement requirements.txt --requirement requirements-dev.txt
+.venv/.installed-dev: .venv/.installed requirements-dev.txt requirements-emulator.txt
+	@$(PIP) install --constraint constraints.txt --requirement requirements.txt --requirement requirements-dev.txt \
+		--requirement requirements-emulator.txt
 	@touch $@
 
 clean:

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,10 +20,23 @@ import yaml
 import model_configs
 from archives import STORE, assets, build, machines, verify
 from archives import verbs as archive_verbs
-from deploy import RUN_DIR, cpus, examples, local, logs, readiness, render
+from deploy import (
+    RUN_DIR,
+    cloud_verbs,
+    cpus,
+    examples,
+    gateway_process,
+    gateway_verbs,
+    keys,
+    local,
+    logs,
+    readiness,
+    render,
+)
 from deploy import verbs as deploy_verbs
 from loadtest import verbs
 from model_configs import schema
+from model_configs.archive_files import SUFFIXES, read_golden
 from model_configs.errors import Failed, Invalid, KitError
 from printing import err, explain, out, report, write_json
 from servekit import cpu_plan
@@ -37,6 +51,8 @@ app = typer.Typer(
 app.add_typer(verbs.app)
 app.add_typer(archive_verbs.app)
 app.add_typer(deploy_verbs.app)
+app.add_typer(gateway_verbs.app)
+app.add_typer(cloud_verbs.app, name="deploy")
 # Typer keeps its own copy of click since 0.29; the base of BadParameter is its public end.
 UsageError: Any = typer.BadParameter.__base__
 
@@ -48,9 +64,12 @@ Port = Annotated[int, typer.Option(help="Port of the inference API; the others f
 
 @app.callback()
 def main(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Build, prove and serve PyTorch models on TorchServe: one YAML a model."""
+    # deploy/ may not import archives/, its neighbour.
+    context.obj = lambda config, archive_format: _build(config, archive_format, force=False).path
 
 
 @app.command()
@@ -146,23 +165,38 @@ def verify_command(
 def serve(
     names: ModelNames,
     port: Port = 8080,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer without a token.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Answer without a token or key.")] = False,
     detach: Annotated[bool, typer.Option(help="Return when ready and leave the server running.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Write the configuration, print the torchserve call.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the torchserve call, or the gateway's nginx.conf.")] = False,
+    gateway: Annotated[bool, typer.Option(help="nginx at --port, TorchServe behind it: deploy.gateway.")] = False,
+    servers: Annotated[int, typer.Option(help="TorchServes behind the gateway.", min=1, max=16)] = 1,
+    tls_cert: Annotated[Path | None, typer.Option(help="The gateway's certificate and its chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM.")] = None,
+    keys_dir: Annotated[Path, typer.Option("--keys", help="The folder of the gateway's keys.")] = keys.KEYS_DIR,
     json_file: JsonFile = None,
 ) -> None:
     """Build what has changed, start TorchServe, wait until it answers right, then stream its log until Ctrl-C."""
     options = render.ServerOptions(store=STORE, ports=render.Ports(port), auth=not no_auth)
+    if not gateway and (servers > 1 or tls_cert or tls_key):
+        raise KitError("--servers and --tls-… are the gateway's", "add --gateway")
     configs = [schema.load_model(name) for name in names]
     served = [_served(config) for config in configs]
-    if dry_run:
+    if dry_run and not gateway:
         folder = RUN_DIR / str(port)
         render.write(local.options_for(options, served), folder)
         out.print(" ".join(local.command(options, served, folder)))
         return
-    for line in cpus.start_lines(served):
+    for line in cpus.start_lines(served * servers):
         err.print(line)
     started = time.monotonic()
+    if gateway:
+        front = gateway_verbs.serve(
+            configs, served, STORE, port,
+            servers=servers, auth=not no_auth, certificate=tls_cert, key=tls_key, keys_dir=keys_dir, dry_run=dry_run,
+        )  # fmt: skip
+        if front:
+            gateway_verbs.stay(front, round(time.monotonic() - started, 1), json_file, detach=detach)
+        return
     server = local.start(options, served)
     try:
         results = readiness.wait_ready(server, lambda line: err.print(line))
@@ -187,18 +221,21 @@ def serve(
 @app.command()
 def stop(port: Annotated[int | None, typer.Option(help="Only the server on this port.")] = None) -> None:
     """Stop the servers that serve started on this machine."""
-    found = [server for server in local.servers() if port in (None, server.port)]
+    gateways = [gateway for gateway in gateway_process.gateways() if port in (None, gateway.port)]
+    for gateway in gateways:
+        gateway_verbs.stop(gateway)
+    found = [server for server in local.servers() if server.is_at(port)]
     for server in found:
         local.stop(server)
         out.print(f"stopped {' '.join(model.name for model in server.models)} on port {server.port}")
-    if not found:
+    if not gateways and not found:
         out.print("nothing runs")
 
 
 @app.command()
 def status(json_file: JsonFile = None) -> None:
-    """Show every server here and whether its models are truly ready. Exit code 1 if one is not."""
-    _report_readiness(local.servers(), None, json_file)
+    """Show every server here, whether its models are truly ready, and what gateways' /ping says. Exit code 1 if not."""
+    _report_readiness(local.servers(), None, json_file, gateway_process.gateways())
 
 
 @app.command()
@@ -209,9 +246,7 @@ def probe(
 ) -> None:
     """Ask a running model its golden request. Exit code 1 unless every worker is READY and the answer is right."""
     servers = [
-        server
-        for server in local.servers()
-        if port in (None, server.port) and name in [model.name for model in server.models]
+        server for server in local.servers() if server.is_at(port) and name in [model.name for model in server.models]
     ]
     if not servers:
         schema.load_model(name)
@@ -293,15 +328,21 @@ def train(
 
 @app.command()
 def token(port: Annotated[int | None, typer.Option(help="The server on this port, if several run.")] = None) -> None:
-    """Print the inference token of the server that runs here."""
-    found = [server for server in local.servers() if port in (None, server.port)]
+    """Print the inference token of the server that runs here, or its gateway's key."""
+    found = [server for server in local.servers() if server.is_at(port)]
     if not found:
         raise KitError("no server runs here", "kit.py serve MODEL")
-    out.print(found[0].token("inference") or "")
+    out.print(found[0].client_key or "")
 
 
-def _report_readiness(servers: list[local.Server], name: str | None, json_file: Path | None) -> None:
-    rows = [
+def _report_readiness(
+    servers: list[local.Server],
+    name: str | None,
+    json_file: Path | None,
+    gateways: Sequence[gateway_process.Gateway] = (),
+) -> None:
+    rows = [gateway_verbs.readiness_row(gateway) for gateway in gateways]
+    rows += [
         {"port": server.port, **readiness.check(server, model).as_dict()}
         for server in servers
         for model in server.models
@@ -315,7 +356,7 @@ def _report_readiness(servers: list[local.Server], name: str | None, json_file: 
 
 
 def _archive_path(config: schema.AnyModelConfig) -> Path:
-    return STORE / f"{config.model.name}{build.SUFFIXES[config.model.format]}"
+    return STORE / f"{config.model.name}{SUFFIXES[config.model.format]}"
 
 
 def _model_row(name: str) -> dict[str, Any]:
@@ -347,8 +388,8 @@ def _prepared(config: schema.AnyModelConfig) -> Path:
 
 
 def _build(config: schema.AnyModelConfig, archive_format: str | None, force: bool) -> build.Archive:
-    if archive_format not in (None, *build.SUFFIXES):
-        raise KitError(f"--format {archive_format} is none of {', '.join(build.SUFFIXES)}", "kit.py archive --help")
+    if archive_format not in (None, *SUFFIXES):
+        raise KitError(f"--format {archive_format} is none of {', '.join(SUFFIXES)}", "kit.py archive --help")
     with err.status(f"building {config.model.name} (the first time compiles it: about 40 s)"):
         return build.build(config, archive_format=archive_format, force=force)
 
@@ -357,7 +398,7 @@ def _served(config: schema.AnyModelConfig) -> local.ServedModel:
     if config.model.format == "tgz":
         raise KitError(f"{config.model.name}: TorchServe loads no tar.gz", "set model.format to mar or no-archive")
     built = _build(config, None, False)
-    return local.served_model(config, built.path.name, verify.read_golden(built.path))
+    return local.served_model(config, built.path.name, read_golden(built.path))
 
 
 def _print_urls(server: local.Server, configs: list[schema.AnyModelConfig]) -> None:

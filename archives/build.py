@@ -24,22 +24,25 @@ from pathlib import Path, PurePosixPath
 
 from archives import STORE, assets, indexing
 from model_configs import HANDLERS_DIR
+from model_configs.archive_files import (
+    ARTEFACTS_FOLDER,
+    CONFIG_FILE,
+    INDEX_FOLDER,
+    MANIFEST_FILE,
+    MODEL_FOLDER,
+    SUFFIXES,
+    SUMS_FILE,
+    read_entry,
+)
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 from servekit import fingerprint
 from servekit.golden import GOLDEN_FILE
 
-CONFIG_FILE = "model-config.yaml"
-MANIFEST_FILE = "MAR-INF/MANIFEST.json"
-SUMS_FILE = "MAR-INF/servekit.json"
-MODEL_FOLDER = "model"
-ARTEFACTS_FOLDER = "artefacts"
-INDEX_FOLDER = "index"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 GIGABYTE = 1 << 30
 LINKED_BYTES = 1 << 20
 RETRIEVAL = "retrieval_handler.py"
-SUFFIXES = {"mar": ".mar", "no-archive": "", "tgz": ".tar.gz"}
 
 # TorchServe's own folder stands before the archive on a worker's sys.path (EnvironmentUtils.java), so these names
 # would be its modules, not ours.
@@ -222,23 +225,6 @@ def write_tgz(entries: Entries, target: Path) -> None:
 def read_sums(archive: Path) -> dict[str, str]:
     """The sha256 of every file of an archive in any format, or unpacked, as recorded when it was built."""
     return dict(json.loads(read_entry(archive, SUMS_FILE))["sha256"])
-
-
-def read_entry(archive: Path, name: str) -> bytes:
-    """One file of an archive in any format, without unpacking the rest. Raises KeyError when it is not there."""
-    if archive.is_dir():
-        try:
-            return (archive / name).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(name) from None
-    if archive.suffix == ".mar":
-        with zipfile.ZipFile(archive) as mar:
-            return mar.read(name)
-    with tarfile.open(archive) as tar:
-        file = tar.extractfile(f"{archive.name.removesuffix('.tar.gz')}/{name}")
-        if file is None:
-            raise KeyError(name)
-        return file.read()
 
 
 def has_entry(archive: Path, name: str) -> bool:

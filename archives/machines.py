@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from archives.build import ARTEFACTS_FOLDER, read_entry, read_sums
+from archives.build import read_sums
+from model_configs.archive_files import ARTEFACTS_FOLDER, read_entry
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 from servekit.settings import EmbeddingSettings, Level

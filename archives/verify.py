@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from archives.build import ARTEFACTS_FOLDER, MANIFEST_FILE, read_entry, read_sums, unpack
+from archives.build import read_sums, unpack
 from archives.worker import Request, Worker, WorkerDied
-from model_configs.errors import Failed, KitError
+from model_configs.archive_files import MANIFEST_FILE, read_entry, read_golden
+from model_configs.errors import Failed
 from servekit.fingerprint import file_sha256
-from servekit.golden import GOLDEN_FILE, Golden
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,6 @@ class Verified:
     load_s: float
     answer_ms: float
     worker_log: list[str]
-
-
-def read_golden(archive: Path) -> Golden:
-    """The golden request of an archive. Raises KitError when it has none."""
-    try:
-        return Golden.parse(read_entry(archive, f"{ARTEFACTS_FOLDER}/{GOLDEN_FILE}"))
-    except KeyError:
-        raise KitError(f"{archive} has no golden request", "build it with `kit.py archive`") from None
 
 
 def verify(archive: Path) -> Verified:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.endpoint import Endpoint
+from deploy.client import Endpoint
 from model_configs.errors import Failed
 
 
@@ -51,7 +51,9 @@ def texts_of(lines: Iterable[bytes]) -> Iterator[str]:
         try:
             event = json.loads(data)
         except ValueError:
-            raise Failed(f"a line that is no JSON: {data[:200].decode(errors='replace')}") from None
+            event = None
+        if not isinstance(event, dict):
+            raise Failed(f"a line that is no JSON: {data[:200].decode(errors='replace')}")
         if event.get("error"):
             raise Failed(f"the answer ended with an error: {event['error']}")
         token = event.get("token") or {}

@@ -79,9 +79,9 @@ def start_lines(models: Sequence[UsesCpus], machine: Machine | None = None) -> l
     return [f"cpus: {line}" for line in lines]
 
 
-def environment(models: Sequence[UsesCpus], scratch: Path) -> dict[str, str]:
-    """What the workers need to share this server's CPUs."""
-    return {WORKERS: str(sum(model.max_workers for model in models)), LEASES: str(scratch / "leases")}
+def environment(models: Sequence[UsesCpus], scratch: Path, servers: int = 1) -> dict[str, str]:
+    """What the workers need to share the CPUs of their server, or of as many servers with the same scratch folder."""
+    return {WORKERS: str(servers * sum(model.max_workers for model in models)), LEASES: str(scratch / "leases")}
 
 
 def launcher(models: Sequence[UsesCpus], machine: Machine | None = None) -> Launcher | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from deploy.local import ServedModel, Server
-from deploy.render import LOOPBACK
 from model_configs import ROOT
 from model_configs.schema import AnyModelConfig
 
 
 def lines(server: Server, model: ServedModel, config: AnyModelConfig, *, has_images: bool) -> list[str]:
     """A model's URLs, and a call in each of its dialects."""
-    token = server.token("inference")
+    token = server.client_key
     auth = f" -H 'Authorization: Bearer {token}'" if token else ""
-    url = f"http://{LOOPBACK}:{server.port}/predictions/{model.name}"
+    url = f"{server.url}/predictions/{model.name}"
     first = f"{model.name}  {url}"
     if config.model.handler == "embedding_handler.py":
         openai = f"{url}/{model.version}/v1"

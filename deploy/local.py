@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from deploy import RUN_DIR, cpus, render, runtime
-from deploy.client import Client
+from deploy.http_client import Client
 from deploy.java import find_java_home
 from deploy.render import LOOPBACK, Ports, ServerOptions
 from model_configs.errors import Failed, KitError
@@ -52,6 +53,24 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
+class Front:
+    """The gateway before a TorchServe: clients ask its port instead. tls: by HTTPS."""
+
+    port: int
+    tls: bool
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """TorchServes that share this machine behind one gateway. meeting: a folder that exists, in which the workers of
+    all of them agree who gets which CPUs."""
+
+    front: Front
+    size: int
+    meeting: Path
+
+
+@dataclass(frozen=True)
 class Server:
     """A TorchServe that was started here. folder: its .run folder; scratch: its own temporary folder."""
 
@@ -61,6 +80,7 @@ class Server:
     folder: Path
     scratch: Path
     models: tuple[ServedModel, ...]
+    front: Front | None = None
 
     @property
     def ports(self) -> Ports:
@@ -73,6 +93,25 @@ class Server:
             return JAVA_CLASS in psutil.Process(self.pid).cmdline()
         except psutil.Error:
             return False
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine ask: the gateway, unless its certificate stands for another name."""
+        return f"http://{LOOPBACK}:{self._asked.name}"
+
+    @property
+    def client_key_file(self) -> Path | None:
+        """What opens url, in the form of TorchServe's key_file.json; None where nothing is asked for."""
+        return self._asked / KEY_FILE if self.auth else None
+
+    @property
+    def client_key(self) -> str | None:
+        """What clients send to url as their bearer token; None where nothing is asked for, or it is not there yet."""
+        return _read_key(self.client_key_file, "inference")
+
+    def is_at(self, port: int | None) -> bool:
+        """Whether a port that a user named, or any for None, is this server's or its gateway's."""
+        return port in (None, self.port, self.front.port if self.front else None)
 
     def inference(self) -> Client:
         """A client for predictions."""
@@ -88,11 +127,12 @@ class Server:
 
     def token(self, kind: str) -> str | None:
         """The current inference or management token; None without --auth or before TorchServe has written it."""
-        try:
-            keys = json.loads((self.folder / KEY_FILE).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return str(keys[kind]["key"]) if self.auth else None
+        return _read_key(self.folder / KEY_FILE if self.auth else None, kind)
+
+    @property
+    def _asked(self) -> Path:
+        """The .run folder, named by its port, of the gateway or of this server."""
+        return self.folder.parent / str(self.front.port) if self.front and not self.front.tls else self.folder
 
 
 def served_model(config: AnyModelConfig, archive: str, golden: Golden) -> ServedModel:
@@ -126,10 +166,19 @@ def command(options: ServerOptions, models: list[ServedModel], folder: Path) -> 
     ]  # fmt: skip
 
 
-def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN_DIR) -> Server:
-    """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError."""
+def start(
+    options: ServerOptions,
+    models: list[ServedModel],
+    run_dir: Path = RUN_DIR,
+    output: int | None = None,
+    fleet: Fleet | None = None,
+) -> Server:
+    """Start TorchServe and return at once; readiness.wait_ready says when it answers. Raises KitError.
+
+    output: the file descriptor that it prints to, instead of its own log file. fleet: that it is one of.
+    """
     folder = run_dir / str(options.ports.inference)
-    if (running := _read(folder)) and running.alive:
+    if (running := read_server(folder)) and running.alive:
         names = " ".join(model.name for model in running.models)
         raise KitError(
             f"a server for {names} already runs on port {running.port}",
@@ -140,18 +189,18 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
     _require_free(options.ports)
     render.write(options, folder)
     log_file = folder / LOG_FILE
-    if log_file.exists():
+    if output is None and log_file.exists():
         log_file.replace(log_file.with_name("server.previous.log"))
     (folder / KEY_FILE).unlink(missing_ok=True)
     # TorchServe unpacks archives, workers their artefacts, into a folder of the server's own: a worker that is
     # killed cleans nothing up.
     scratch = Path(tempfile.mkdtemp(prefix="servekit-"))
-    with log_file.open("wb") as log:
+    with log_file.open("wb") if output is None else nullcontext(output) as log:
         starter = subprocess.run(
             command(options, models, folder),
             cwd=folder,
             env=_environment(java_home, scratch, folder)
-            | cpus.environment(models, scratch)
+            | (cpus.environment(models, fleet.meeting, fleet.size) if fleet else cpus.environment(models, scratch))
             | {URL_VARIABLE: f"http://{LOOPBACK}:{options.ports.inference}"},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -164,7 +213,8 @@ def start(options: ServerOptions, models: list[ServedModel], run_dir: Path = RUN
         shutil.rmtree(scratch)
         raise Failed(f"torchserve did not start:\n{tail(folder)}")
     pid = int(pid_file.read_text())
-    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models))
+    front = fleet.front if fleet else None
+    server = Server(pid, options.ports.inference, options.auth, folder, scratch, tuple(models), front)
     _write(server)
     return server
 
@@ -190,14 +240,32 @@ def stop(server: Server, timeout_s: float = STOP_TIMEOUT_S) -> None:
 
 def servers(run_dir: Path = RUN_DIR) -> list[Server]:
     """Every server that was started and not stopped, by port; one that died by itself is among them, not alive."""
-    found = [_read(path.parent) for path in run_dir.glob(f"*/{STATE_FILE}")]
+    found = [read_server(path.parent) for path in run_dir.glob(f"*/{STATE_FILE}")]
     return sorted((server for server in found if server), key=lambda server: server.port)
+
+
+def read_server(folder: Path) -> Server | None:
+    """The server of this .run folder, if one was started and not stopped."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+    except FileNotFoundError:
+        return None
+    models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
+    front = Front(**state["front"]) if state.get("front") else None
+    return Server(state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models, front)
 
 
 def tail(folder: Path, lines: int = 40) -> str:
     """The end of a server's log."""
     path = folder / LOG_FILE
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+
+def _read_key(path: Path | None, kind: str) -> str | None:
+    try:
+        return str(json.loads(path.read_text())[kind]["key"]) if path else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]:
@@ -221,25 +289,23 @@ def _environment(java_home: Path, scratch: Path, folder: Path) -> dict[str, str]
     }
 
 
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def _require_free(ports: Ports) -> None:
-    for port in ports.all():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                raise KitError(f"port {port} is in use", "choose another with --port") from None
+    taken = [port for port in ports.all() if not is_free(port)]
+    if taken:
+        raise KitError(f"port {taken[0]} is in use", "choose another with --port")
 
 
 def _write(server: Server) -> None:
     state = {**asdict(server), "folder": str(server.folder), "scratch": str(server.scratch), "started": time.time()}
     (server.folder / STATE_FILE).write_text(json.dumps(state) + "\n")
-
-
-def _read(folder: Path) -> Server | None:
-    try:
-        state = json.loads((folder / STATE_FILE).read_text())
-    except FileNotFoundError:
-        return None
-    models = tuple(ServedModel(**{**model, "golden": Golden(**model["golden"])}) for model in state["models"])
-    return Server(state["pid"], state["port"], state["auth"], folder, Path(state["scratch"]), models)

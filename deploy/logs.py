@@ -56,6 +56,14 @@ def stream(server: Server, say: Callable[[str], None]) -> None:
     say("stopped by kit.py stop")
 
 
+def gateway_line(line: str) -> str:
+    """One access line of the gateway: clock, status, method, path, milliseconds, whose key."""
+    entry = json.loads(line)
+    key = f" {entry['key']}" if entry["key"] else ""
+    path = entry["path"] or "(no path)"
+    return f"{entry['time'][11:19]} {entry['status']} {entry['method']} {path} {1e3 * entry['request_s']:.0f} ms{key}"
+
+
 def access_line(entry: dict[str, Any]) -> str:
     """One access line: clock, status, method, path, milliseconds."""
     clock = entry["time"][11:]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from deploy.client import Unreachable
+from deploy.http_client import Unreachable
 from deploy.local import LOG_FILE, ServedModel, Server, tail
 from deploy.logs import Follower
 from model_configs.errors import Failed

@@ -6,7 +6,8 @@ request, Prometheus metrics. Knows nothing of processes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ MAX_RESPONSE_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class Ports:
-    """TorchServe's five listeners, all told by the first."""
+    """TorchServe's five listeners, all told by the first. grpc: the first of its two, where that is not 1010 below."""
 
     inference: int = 8080
+    grpc: int | None = None
 
     @property
     def management(self) -> int:
@@ -40,11 +42,11 @@ class Ports:
     @property
     def grpc_inference(self) -> int:
         """Always opened by TorchServe, wanted or not; 7070 when inference is 8080."""
-        return self.inference - 1010
+        return self.inference - 1010 if self.grpc is None else self.grpc
 
     @property
     def grpc_management(self) -> int:
-        return self.inference - 1009
+        return self.grpc_inference + 1
 
     def all(self) -> list[int]:
         """Every port that must be free."""
@@ -63,6 +65,10 @@ class ServerOptions:
     """TorchServe's own defaults for all but addresses and tokens: only to compare with."""
     launcher: Launcher | None = None
     """TorchServe's own core pinning; the models ask for it (local.options_for)."""
+    log_level: str = "warn"
+    """Of TorchServe's own log, in log4j's words; access lines and what workers print are written at any."""
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """More of config.properties; they win over what is rendered."""
 
 
 def config_properties(options: ServerOptions, folder: Path) -> str:
@@ -85,6 +91,7 @@ def config_properties(options: ServerOptions, folder: Path) -> str:
         properties["ipex_enable"] = options.launcher.ipex
         properties["cpu_launcher_enable"] = True
         properties["cpu_launcher_args"] = options.launcher.args
+    properties |= options.properties
     return "".join(f"{key}={_property(value)}\n" for key, value in properties.items())
 
 
@@ -108,9 +115,9 @@ def _safe_and_quiet(options: ServerOptions, folder: Path) -> dict[str, object]:
     }
 
 
-def log4j2_xml(log_dir: Path) -> str:
+def log4j2_xml(log_dir: Path, level: str = "warn") -> str:
     """log4j2.xml that writes access.jsonl into log_dir."""
-    return (TEMPLATES / "log4j2.xml").read_text().replace("@log_dir@", str(log_dir))
+    return (TEMPLATES / "log4j2.xml").read_text().replace("@log_dir@", str(log_dir)).replace("@level@", level)
 
 
 def metrics_yaml() -> str:
@@ -152,7 +159,7 @@ def write(options: ServerOptions, folder: Path) -> None:
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     (folder / "config.properties").write_text(config_properties(options, folder))
-    (folder / "log4j2.xml").write_text(log4j2_xml(logs))
+    (folder / "log4j2.xml").write_text(log4j2_xml(logs, options.log_level))
     (folder / "metrics.yaml").write_text(metrics_yaml())
 
 

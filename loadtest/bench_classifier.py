@@ -23,7 +23,6 @@ from rich.console import Console
 
 from archives import STORE, assets, build
 from archives.distillation.digits import write_images
-from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from loadtest import lab
@@ -31,6 +30,7 @@ from loadtest.figures import BENCHMARKS, markdown_table, write_readme
 from loadtest.passport import in_words, passport
 from loadtest.run import Run
 from loadtest.serving import Served, target_of
+from model_configs.archive_files import read_golden
 from model_configs.errors import Failed
 from model_configs.loadtest import LoadTest
 from model_configs.schema import AnyModelConfig, load_model

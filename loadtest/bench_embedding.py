@@ -24,11 +24,11 @@ from rich.progress import track
 from rich.table import Table
 
 from archives import STORE, assets, build
-from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from loadtest.figures import BENCHMARKS, write_readme
 from loadtest.passport import in_words, passport
+from model_configs.archive_files import read_golden
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model
 from servekit.encoders import aot

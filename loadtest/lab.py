@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deploy import local
-from deploy.client import Unreachable
+from deploy.http_client import Unreachable
 from loadtest import conclude, server_side, workload
 from loadtest.clients import client_of
 from loadtest.generator import START_FILE, calls, record_of

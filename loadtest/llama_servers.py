@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from archives import assets, build
-from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from loadtest.llama_clients import Endpoint
+from model_configs.archive_files import CONFIG_FILE, MANIFEST_FILE, read_golden
 from model_configs.schema import ModelConfig
 from servekit.golden import Golden
 from servekit.settings import LlamaSettings
@@ -88,8 +88,8 @@ def stock(weights: Path, store: Path, rows: int, micro_batch_size: int) -> Itera
     shutil.rmtree(target, ignore_errors=True)
     entries: build.Entries = {
         STOCK_HANDLER.name: STOCK_HANDLER,
-        build.CONFIG_FILE: chosen.model_config_yaml().encode(),
-        build.MANIFEST_FILE: build.manifest(chosen).encode(),
+        CONFIG_FILE: chosen.model_config_yaml().encode(),
+        MANIFEST_FILE: build.manifest(chosen).encode(),
         **{f"{folder}/{file}": weights / file for file in assets.model_files(weights, chosen)},
     }
     build.write_folder(entries, target)

@@ -22,6 +22,7 @@ from loadtest.llama_servers import AnyAnswer
 from loadtest.plan import Target
 from loadtest.rag_sides import PEER, python
 from loadtest.serving import Served
+from model_configs.archive_files import CONFIG_FILE, MANIFEST_FILE
 from model_configs.schema import AnyModelConfig
 
 PORTS = {"kit": 18620, "stock-rag": 18630, "stock-rag-batched": 18640}
@@ -49,8 +50,8 @@ def stock(config: AnyModelConfig, store: Path, *, batched: bool) -> Iterator[Ser
     entries: build.Entries = {
         STOCK_HANDLER.name: STOCK_HANDLER,
         PEER.name: PEER,
-        build.CONFIG_FILE: yaml.safe_dump(STOCK_SETTINGS | {"handler": settings}).encode(),
-        build.MANIFEST_FILE: build.manifest(chosen).encode(),
+        CONFIG_FILE: yaml.safe_dump(STOCK_SETTINGS | {"handler": settings}).encode(),
+        MANIFEST_FILE: build.manifest(chosen).encode(),
     }
     build.write_folder(entries, target)
     warm_up = AnyAnswer({"query": "What does the with statement do?", "k": 5}, "text", [], 0.0)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from deploy.client import Unreachable
+from deploy.http_client import Unreachable
 from deploy.local import Server
 from loadtest.records import Record
 from loadtest.run import ServerSide

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archives import STORE, build
-from archives.verify import read_golden
 from deploy import RUN_DIR, local, readiness
-from deploy.render import LOOPBACK, Ports, ServerOptions
+from deploy.render import Ports, ServerOptions
 from loadtest.plan import Target
+from model_configs.archive_files import read_golden
 from model_configs.errors import KitError
 from model_configs.loadtest import TargetKind
 from model_configs.schema import AnyModelConfig
@@ -67,10 +67,13 @@ def running_or_started(config: AnyModelConfig, port: int | None, say: Callable[[
     found = [
         server
         for server in local.servers()
-        if server.alive and port in (None, server.port) and config.model.name in [m.name for m in server.models]
+        if server.alive and server.is_at(port) and config.model.name in [m.name for m in server.models]
     ]
     if found:
-        yield _served(config, found[0], None, None)
+        served = _served(config, found[0], None, None)
+        # One TorchServe of several behind a gateway tells of its own part alone.
+        shared = [server for server in found if server.front and server.front == found[0].front]
+        yield replace(served, server=None) if len(shared) > 1 else served
         return
     with started(config, port or PORT, say=say) as served:
         yield served
@@ -101,6 +104,5 @@ def started(
 
 
 def _served(config: AnyModelConfig, server: local.Server, sha256: str | None, start_s: float | None) -> Served:
-    key_file = server.folder / local.KEY_FILE if server.auth else None
-    target = target_of(config, f"http://{LOOPBACK}:{server.port}", key_file)
+    target = target_of(config, server.url, server.client_key_file)
     return Served(config, target, server, sha256, start_s)

@@ -12,9 +12,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT
+from model_configs import CONFIGS_DIR, HANDLERS_DIR, ROOT, ec2, sagemaker_advice
+from model_configs.ec2 import Ec2
 from model_configs.errors import KitError
+from model_configs.gateway import GatewaySettings
 from model_configs.loadtest import LoadTest
+from model_configs.sagemaker import SageMaker
 from servekit import neuron_support
 from servekit.settings import (
     HANDLER_SETTINGS,
@@ -109,24 +112,12 @@ class TorchServe(Strict):
         return self
 
 
-class SageMaker(Strict):
-    """Where it runs on SageMaker."""
-
-    instance_type: str
-    instance_count: PositiveInt = 1
-
-
-class Ec2(Strict):
-    """Where it runs on EC2."""
-
-    instance_type: str
-
-
 class Deploy(Strict):
     """Targets outside this machine, and what they cost."""
 
     sagemaker: SageMaker | None = None
     ec2: Ec2 | None = None
+    gateway: GatewaySettings = GatewaySettings()
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
     """US dollars an hour for the machine that the figures are reported for."""
 
@@ -236,6 +227,11 @@ def load_file(path: Path) -> AnyModelConfig:
         raise KitError(
             f"{_short(path)}{line}: not YAML: {error.problem}", "see model_configs/minilm.yaml for a whole one"
         ) from None
+    return checked(raw, path)
+
+
+def checked(raw: Any, path: Path) -> AnyModelConfig:
+    """What a YAML holds as a configuration; path: the file that errors name. Raises KitError as load_file does."""
     settings = _handler_settings(path, raw)
     schema = ModelConfig[settings]  # type: ignore[valid-type]
     try:
@@ -276,6 +272,10 @@ def cross_checks(config: AnyModelConfig) -> list[str]:
     if isinstance(settings, LlamaSettings):
         wrong += neuron_support.problems(settings, _instance_type(config), serving.maxWorkers)
         wrong += _batching_problems(config)
+    if config.deploy and config.deploy.sagemaker:
+        wrong += sagemaker_advice.problems(config.deploy.sagemaker, serving.deviceType)
+    if config.deploy and config.deploy.ec2:
+        wrong += ec2.problems(config.deploy.ec2, serving.deviceType)
     return wrong
 
 
@@ -317,6 +317,10 @@ def advice(config: AnyModelConfig) -> list[str]:
         )
     if isinstance(config.handler, LlamaSettings):
         lines += _llama_advice(config)
+    if config.deploy and config.deploy.sagemaker:
+        lines += sagemaker_advice.advice(
+            config.deploy.sagemaker, config.handler, serving.responseTimeout, serving.startupTimeout
+        )
     if config.model.assets.hub and config.model.assets.revision == "main":
         lines.append("model.assets.revision: 'main' moves; a commit hash keeps the archive reproducible")
     return lines

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from archives import build
-from archives.build import Archive, read_entry, unpack
-from archives.verify import check_sums, read_golden, verify
+from archives.build import Archive, unpack
+from archives.verify import check_sums, verify
 from archives.worker import Request, Worker, WorkerDied
+from model_configs.archive_files import SUFFIXES, SUMS_FILE, read_entry, read_golden
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
 from servekit.golden import Golden
@@ -34,7 +35,7 @@ def worker(root: Path) -> Iterator[Worker]:
         yield started
 
 
-@pytest.mark.parametrize("archive_format", list(build.SUFFIXES))
+@pytest.mark.parametrize("archive_format", list(SUFFIXES))
 def test_every_format_verifies(minilm: AnyModelConfig, archive_format: str) -> None:
     archive = build.build(minilm, archive_format=archive_format)
     result = verify(archive.path)
@@ -115,12 +116,12 @@ def test_a_changed_missing_or_added_file_is_found(root: Path, tmp_path: Path) ->
 def edited(root: Path, folder: Path, handler: str) -> Path:
     """The archive as a folder, with another handler and sums to match."""
     shutil.copytree(root, folder, copy_function=os.link, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("embedding_handler.py", build.SUMS_FILE):
+    for name in ("embedding_handler.py", SUMS_FILE):
         (folder / name).unlink()
     (folder / "embedding_handler.py").write_text(handler)
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     sums = {name: build._sha256(folder / name) for name in names}
-    (folder / build.SUMS_FILE).write_text(json.dumps({"sha256": sums}))
+    (folder / SUMS_FILE).write_text(json.dumps({"sha256": sums}))
     return folder
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from archives import build
 from archives.build import Archive
-from archives.verify import read_golden, verify
+from archives.verify import verify
 from archives.worker import Request, Worker
+from model_configs.archive_files import read_golden
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig, Assets, load_model
 from servekit.settings import ClassifierSettings

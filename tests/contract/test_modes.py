@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from archives import build
-from archives.verify import read_golden, verify
+from archives.verify import verify
 from archives.worker import Request, Worker, WorkerDied
+from model_configs.archive_files import read_golden
 from model_configs.schema import AnyModelConfig, Assets
 from servekit import fingerprint
 from servekit.settings import EmbeddingSettings

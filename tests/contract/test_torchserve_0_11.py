@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from archives.build import Archive, build, unpack
-from archives.verify import read_golden
 from archives.worker import Request, Worker
 from model_configs import ROOT
+from model_configs.archive_files import read_golden
 from model_configs.schema import load_model
 
 TS_HOME = ROOT / ".venv" / "torchserve-0.11"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from archives import build
-from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from model_configs import ROOT
+from model_configs.archive_files import read_golden
 from model_configs.schema import load_file
 
 PORT = 18080

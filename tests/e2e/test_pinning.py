@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from archives import build
-from archives.verify import read_golden
 from deploy import local, readiness
 from deploy.cpus import cpu_plan
 from deploy.render import Ports, ServerOptions
+from model_configs.archive_files import read_golden
 from model_configs.schema import AnyModelConfig
 from servekit.cpu_plan import Plan, format_cpu_list
 from servekit.cpus import read_machine

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from deploy import local
-from deploy.client import Unreachable
+from deploy.http_client import Unreachable
 from tests.e2e.conftest import serving_file
 from tests.fakes.tiny_llama import make_tiny_llama
 

@@ -25,7 +25,7 @@ from tests.fakes.tiny_model import WORDS
 
 JSON = {"Content-Type": "application/json"}
 OPENAI = {**JSON, "url_path": "v1/embeddings"}
-EAGER = {
+EAGER: dict[str, Any] = {
     "compile": {"mode": "eager"},
     "max_batch_texts": 4,
     "max_texts_per_request": 6,
@@ -56,7 +56,7 @@ GOOD_REQUESTS: list[tuple[bytes | None, dict[str, str]]] = [
 ]
 
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "eager": EAGER["compile"],
     "aot": {"mode": "aot", "require_artifacts": True},
     "jit": {"mode": "jit", "batch_buckets": [4], "length_buckets": [32]},

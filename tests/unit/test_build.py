@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from archives import build
-from archives.build import checked_entries, entries_bytes, package, read_entry, unpack
+from archives.build import checked_entries, entries_bytes, package, unpack
 from model_configs import HANDLERS_DIR
+from model_configs.archive_files import CONFIG_FILE, MANIFEST_FILE, SUFFIXES, read_entry
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 
-FORMATS = list(build.SUFFIXES)
+FORMATS = list(SUFFIXES)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def entries(tmp_path: Path, minilm: AnyModelConfig) -> build.Entries:
 
 
 def pack(entries: build.Entries, folder: Path, archive_format: str) -> tuple[Path, str]:
-    target = folder / f"minilm{build.SUFFIXES[archive_format]}"
+    target = folder / f"minilm{SUFFIXES[archive_format]}"
     sums = {name: build._sha256(content) for name, content in entries.items()}
     return target, package(entries, sums, target, archive_format)
 
@@ -134,7 +135,7 @@ def test_every_module_of_torchserves_folder_is_refused() -> None:
 
 def test_the_manifest_is_torch_model_archivers(minilm: AnyModelConfig, tmp_path: Path) -> None:
     """The real archiver, over the same handler and configuration."""
-    config_file = tmp_path / build.CONFIG_FILE
+    config_file = tmp_path / CONFIG_FILE
     config_file.write_text(minilm.model_config_yaml())
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -147,7 +148,7 @@ def test_the_manifest_is_torch_model_archivers(minilm: AnyModelConfig, tmp_path:
         check=True,
         env={**os.environ, "TMPDIR": str(scratch)},
     )  # fmt: skip
-    theirs = json.loads(read_entry(tmp_path / "minilm.mar", build.MANIFEST_FILE))
+    theirs = json.loads(read_entry(tmp_path / "minilm.mar", MANIFEST_FILE))
     ours = json.loads(build.manifest(minilm))
     assert theirs.pop("createdOn") != ours.pop("createdOn")
     assert ours == theirs

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from deploy import cpus, java, render
-from deploy.local import ServedModel, Server, _read, _require_free, _write, options_for
+from deploy.local import ServedModel, Server, _require_free, _write, options_for, read_server
 from deploy.logs import Follower, access_line
 from deploy.readiness import worker_error
 from deploy.render import Ports, ServerOptions, config_properties
@@ -161,7 +161,7 @@ def test_two_models_under_the_launcher_share_their_first_cores(monkeypatch: pyte
 def test_a_server_is_read_as_it_was_written(tmp_path: Path) -> None:
     server = Server(1, 8080, True, tmp_path, tmp_path, (model("a", 2, 3, "off"), model("b")))
     _write(server)
-    assert _read(tmp_path) == server
+    assert read_server(tmp_path) == server
 
 
 def test_ports_follow_from_the_first() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archives import assets, build, machines
+from model_configs.archive_files import ARTEFACTS_FOLDER, SUFFIXES
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model
 from servekit import fingerprint
@@ -29,11 +30,9 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Another machine's archive with artefacts for avx2 and neon."""
     made = prepared(tmp_path / "made", avx2=FITTING, neon=FITTING)
     entries: build.Entries = {
-        f"{build.ARTEFACTS_FOLDER}/{path.relative_to(made).as_posix()}": path
-        for path in made.rglob("*")
-        if path.is_file()
+        f"{ARTEFACTS_FOLDER}/{path.relative_to(made).as_posix()}": path for path in made.rglob("*") if path.is_file()
     }
-    target = tmp_path / f"other{build.SUFFIXES[request.param]}"
+    target = tmp_path / f"other{SUFFIXES[request.param]}"
     build.package(entries, dict.fromkeys(entries, "x"), target, request.param)
     return target
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from deploy.client import Response, Unreachable
+from deploy.http_client import Response, Unreachable
 from deploy.local import LOG_FILE, ServedModel, Server
 from deploy.readiness import check, wait_ready
 from model_configs.errors import Failed

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.client import Client, Response, Unreachable
+from deploy.http_client import Client, Response, Unreachable
 from deploy.local import Server
 from loadtest.records import Record
 from loadtest.run import ServerSide

@@ -1,0 +1,243 @@
+"""The health process: a true /ping and /ready for the gateway, on a socket in its folder.
+
+    python -m deploy.health FOLDER
+
+FOLDER/health.json says which TorchServes to look at; when it changes it is read again. /ping is 200 once every model
+of every TorchServe has all its workers READY and has answered its golden request right, and stays 200 when they are
+merely busy; it is 503 when a worker is missing or was restarted again and again, or an answer was wrong
+(health_state.py). /ready is /ping, but 503 while FOLDER/draining exists. Both answer at once, from what was last seen.
+/state, which nginx lets nobody ask, says why. Being the one that is always there, it also keeps nginx's access log from
+filling the disk.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+from deploy import background, health_state
+from deploy.health_state import ModelState, ServerState, Worker
+from deploy.http_client import Client, Response, Unreachable
+from deploy.local import ServedModel, Server, read_server
+from deploy.nginx import GATEWAY, Nginx
+from deploy.render import LOOPBACK
+
+MODULE = "deploy.health"
+SOCKET = "health.sock"
+SERVERS_FILE = "health.json"
+DRAINING_FILE = "draining"
+LOOK_EVERY_S = 1.0
+DESCRIBE_TIMEOUT_S = 10.0
+GOLDEN_TIMEOUT_S = 60.0
+FULL_QUEUE = b"has no worker to serve inference request"
+"""TorchServe's words for a full queue, with a 503, as for a handler that failed."""
+ASK_TIMEOUT_S = 2.0
+ACCESS_LOG = "logs/access.jsonl"
+MOST_LOG_BYTES = 100 << 20
+"""Of the access log; as much again of what was before."""
+
+
+def watch(folder: Path, servers: Sequence[Server]) -> None:
+    """Say which TorchServes the health process of this folder is to look at."""
+    fresh = folder / f"{SERVERS_FILE}.new"
+    fresh.write_text(json.dumps({"servers": [str(server.folder) for server in servers]}) + "\n")
+    fresh.replace(folder / SERVERS_FILE)
+
+
+def state(folder: Path) -> dict[str, Any] | None:
+    """What the health process of this folder says now: ping, ready, problems, servers. None where none answers."""
+    directory = -1
+    connection = http.client.HTTPConnection("health")
+    try:
+        # A socket's name may have 107 letters, a folder's more.
+        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(ASK_TIMEOUT_S)
+        connection.sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        connection.request("GET", "/state")
+        document: dict[str, Any] = json.loads(connection.getresponse().read())
+        return document
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+        if directory >= 0:
+            os.close(directory)
+
+
+class Watched:
+    """One TorchServe, looked at by two threads: what it says of its workers may not wait for a golden answer."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self.state = ServerState(server.port, [ModelState(model.name, model.workers) for model in server.models])
+        for target in (self._look, self._ask):
+            threading.Thread(target=target, daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+
+    def _look(self) -> None:
+        while not self._stopped.is_set():
+            gone = not self._server.alive
+            if not gone:
+                for model, own in zip(self._server.models, self.state.models, strict=True):
+                    self._describe(model, own)
+            with self._lock:
+                self.state.gone = gone
+            self._stopped.wait(LOOK_EVERY_S)
+
+    def _describe(self, model: ServedModel, own: ModelState) -> None:
+        try:
+            reply = self._client(self._server.ports.management, "management", DESCRIBE_TIMEOUT_S).get(
+                f"/models/{model.name}/{model.version}"
+            )
+            told = json.loads(reply.body)[0]["workers"] if reply.status == 200 else None
+        except (Unreachable, ValueError, LookupError, TypeError):
+            told = None
+        if told is not None:
+            with self._lock:
+                own.described(time.monotonic(), [Worker(each["status"], int(each["pid"])) for each in told])
+
+    def _ask(self) -> None:
+        while not self._stopped.wait(LOOK_EVERY_S / 5):
+            for model, own in zip(self._server.models, self.state.models, strict=True):
+                with self._lock:
+                    due = not self.state.gone and own.golden_due(time.monotonic())
+                if due:
+                    self._golden(model, own)
+
+    def _golden(self, model: ServedModel, own: ModelState) -> None:
+        began_s = time.monotonic()
+        try:
+            reply = self._client(self._server.port, "inference", GOLDEN_TIMEOUT_S).post(
+                f"/predictions/{model.name}/{model.version}", json.dumps(model.golden.body).encode()
+            )
+            wrong = verdict(model, reply)
+        except Unreachable:
+            wrong = None
+        now_s = time.monotonic()
+        with self._lock:
+            if wrong is None:
+                own.busy(now_s)
+            else:
+                own.answered(now_s, now_s - began_s, wrong)
+
+    def _client(self, port: int, kind: str, timeout_s: float) -> Client:
+        # A token may not be there yet when this process starts.
+        return Client(f"http://{LOOPBACK}:{port}", self._server.token(kind), timeout_s)
+
+
+def verdict(model: ServedModel, reply: Response) -> str | None:
+    """What is wrong with a reply to the golden request, the empty string if it is right, None if that is not known."""
+    if reply.status == 200:
+        return model.golden.verdict(reply.body)
+    if reply.status == 429 or (reply.status == 503 and FULL_QUEUE in reply.body):
+        return None
+    return f"the golden request got {reply.status}: {reply.body[:200]!r}"
+
+
+class Health:
+    """All TorchServes of a gateway. folder: the gateway's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._watched: dict[tuple[Path, int], Watched] = {}
+        self._read_ns = 0
+
+    def reread(self) -> None:
+        """Look at those that FOLDER/health.json names, from now on; those that stay keep what is known of them."""
+        changed_ns = (self._folder / SERVERS_FILE).stat().st_mtime_ns
+        if changed_ns == self._read_ns:
+            return
+        self._read_ns = changed_ns
+        named = json.loads((self._folder / SERVERS_FILE).read_text())["servers"]
+        found = {(server.folder, server.pid): server for path in named if (server := read_server(Path(path)))}
+        watched = {key: self._watched.get(key) or Watched(server) for key, server in found.items()}
+        for key, old in self._watched.items():
+            if key not in watched:
+                old.stop()
+        self._watched = watched
+
+    def document(self) -> dict[str, Any]:
+        """All that is known."""
+        now_s = time.monotonic()
+        servers = [watched.state for watched in self._watched.values()]
+        problems = health_state.problems(servers, now_s)
+        draining = (self._folder / DRAINING_FILE).exists()
+        return {
+            "ping": not problems,
+            "ready": not problems and not draining,
+            "draining": draining,
+            "problems": problems,
+            "servers": [server.document(now_s) for server in servers],
+        }
+
+
+class Listener(ThreadingMixIn, UnixStreamServer):
+    """Answers nginx and the kit."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    health: Health
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/ping and /ready as nginx passes them on, /state for the kit."""
+
+    server: Listener
+
+    def do_GET(self) -> None:
+        document = self.server.health.document()
+        if self.path == "/state":
+            self._send(200, document)
+            return
+        key = self.path.lstrip("/")
+        well = key in ("ping", "ready") and document[key]
+        self._send(200 if well else 503, {"status": "Healthy" if well else "Unhealthy"})
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing: nginx and the kit ask all the time."""
+
+    def _send(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def main(folder: Path) -> None:
+    """Listen in folder, which is the working directory, and look, until a signal ends it."""
+    Path(SOCKET).unlink(missing_ok=True)
+    with Listener(SOCKET, Handler) as listener:
+        background.detach(MODULE, folder)
+        listener.health = Health(folder)
+        listener.health.reread()
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        nginx = Nginx(folder, GATEWAY)
+        while True:
+            time.sleep(LOOK_EVERY_S / 4)
+            listener.health.reread()
+            nginx.rotate(ACCESS_LOG, MOST_LOG_BYTES)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
