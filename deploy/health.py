@@ -6,8 +6,8 @@ FOLDER/health.json says which TorchServes to look at; when it changes it is read
 of every TorchServe has all its workers READY and has answered its golden request right, and stays 200 when they are
 merely busy; it is 503 when a worker is missing or was restarted again and again, or an answer was wrong
 (health_state.py). /ready is /ping, but 503 while FOLDER/draining exists. Both answer at once, from what was last seen.
-/state, which nginx lets nobody ask, says why. Being the one that is always there, it also keeps nginx's access log from
-filling the disk.
+/state, which nginx lets nobody ask, says why. Being the one that is always there, this process also keeps nginx's logs
+from filling the disk.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FULL_QUEUE = b"has no worker to serve inference request"
 ASK_TIMEOUT_S = 2.0
 ACCESS_LOG = "logs/access.jsonl"
 MOST_LOG_BYTES = 100 << 20
-"""Of the access log; as much again of what was before."""
+"""Of each of nginx's logs; as much again of what was before."""
 
 
 def watch(folder: Path, servers: Sequence[Server]) -> None:
@@ -224,6 +224,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def rotate(folder: Path) -> None:
+    """Keep the logs of every nginx of this folder within their bytes."""
+    Nginx(folder, GATEWAY).rotate(ACCESS_LOG, MOST_LOG_BYTES)
+    for configuration in folder.glob("*.conf"):
+        name = configuration.stem
+        Nginx(folder, name).rotate(f"logs/{name}.log", MOST_LOG_BYTES)
+
+
 def main(folder: Path) -> None:
     """Listen in folder, which is the working directory, and look, until a signal ends it."""
     Path(SOCKET).unlink(missing_ok=True)
@@ -232,11 +240,10 @@ def main(folder: Path) -> None:
         listener.health = Health(folder)
         listener.health.reread()
         threading.Thread(target=listener.serve_forever, daemon=True).start()
-        nginx = Nginx(folder, GATEWAY)
         while True:
             time.sleep(LOOK_EVERY_S / 4)
             listener.health.reread()
-            nginx.rotate(ACCESS_LOG, MOST_LOG_BYTES)
+            rotate(folder)
 
 
 if __name__ == "__main__":
