@@ -4,11 +4,12 @@ both, exchanges TorchServes for new ones while requests come, stops both. Knows 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +113,14 @@ def restart(gateway: Gateway, wanted: Plan, say: Say = lambda line: None) -> Ite
     """Exchange TorchServes one after the other: a new one is started and proven before the old one gets no more.
 
     Yields for each the old port, the new one, and whether every request of the old one ended by itself. Raises Failed
-    where a new one does not get ready: it is stopped, and the old ones serve on. The gateway's own settings stay.
+    where a new one does not get ready: it is stopped, and the old ones serve on. Raises KitError while another restart
+    is under way. The gateway's own settings stay.
     """
+    with _only_restart(gateway):
+        yield from _exchange(gateway, wanted, say)
+
+
+def _exchange(gateway: Gateway, wanted: Plan, say: Say) -> Iterator[tuple[int, int, bool]]:
     meeting = _meeting(wanted)
     for slot, old in enumerate(gateway.servers):
         fresh = _start_server(wanted, meeting)
@@ -155,6 +162,17 @@ def free_ports(port: int, run_dir: Path = RUN_DIR) -> Ports:
         if first not in taken and all(map(local.is_free, ports.all())):
             return ports
     raise KitError(f"no ports are free beyond {port + FIRST_INNER}", "choose a lower --port")
+
+
+@contextmanager
+def _only_restart(gateway: Gateway) -> Iterator[None]:
+    """Raises KitError while another one exchanges this gateway's TorchServes."""
+    with (gateway.folder / "restart.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KitError(f"the gateway on port {gateway.port} is being restarted", "wait for its end") from None
+        yield
 
 
 def _start_server(wanted: Plan, meeting: Path) -> Server:

@@ -1,28 +1,24 @@
-"""The health process: a true /ping and /ready for the gateway, on a socket in its folder.
+"""The health process: looks at the TorchServes of a gateway, and writes what nginx answers /ping and /ready from.
 
     python -m deploy.health FOLDER
 
 FOLDER/health.json says which TorchServes to look at; when it changes it is read again. /ping is 200 once every model
 of every TorchServe has all its workers READY and has answered its golden request right, and stays 200 when they are
 merely busy; it is 503 when a worker is missing or was restarted again and again, or an answer was wrong
-(health_state.py). /ready is /ping, but 503 while FOLDER/draining exists. Both answer at once, from what was last seen.
-/state, which nginx lets nobody ask, says why. Being the one that is always there, it also keeps nginx's access log from
+(health_state.py). /ready is /ping, but 503 while FOLDER/draining exists. nginx reads FOLDER/state.json for both, so
+that they are answered at once however busy the machine is; a state that is older than STALE_S, which
+templates/gateway.js knows too, is 503. Being the one that is always there, this process also keeps nginx's logs from
 filling the disk.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 from deploy import background, health_state
@@ -33,18 +29,19 @@ from deploy.nginx import GATEWAY, Nginx
 from deploy.render import LOOPBACK
 
 MODULE = "deploy.health"
-SOCKET = "health.sock"
 SERVERS_FILE = "health.json"
+STATE_FILE = "state.json"
 DRAINING_FILE = "draining"
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S, WRITE_EVERY_S = 1.0, 0.25
+STALE_S = 30.0
+"""After which a state counts as none: as long as TorchServe may be silent."""
 DESCRIBE_TIMEOUT_S = 10.0
 GOLDEN_TIMEOUT_S = 60.0
 FULL_QUEUE = b"has no worker to serve inference request"
 """TorchServe's words for a full queue, with a 503, as for a handler that failed."""
-ASK_TIMEOUT_S = 2.0
 ACCESS_LOG = "logs/access.jsonl"
 MOST_LOG_BYTES = 100 << 20
-"""Of the access log; as much again of what was before."""
+"""Of each of nginx's logs; as much again of what was before."""
 
 
 def watch(folder: Path, servers: Sequence[Server]) -> None:
@@ -55,24 +52,12 @@ def watch(folder: Path, servers: Sequence[Server]) -> None:
 
 
 def state(folder: Path) -> dict[str, Any] | None:
-    """What the health process of this folder says now: ping, ready, problems, servers. None where none answers."""
-    directory = -1
-    connection = http.client.HTTPConnection("health")
+    """What is known: ping, problems, servers. None where the health process says nothing, or nothing new."""
     try:
-        # A socket's name may have 107 letters, a folder's more.
-        directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(ASK_TIMEOUT_S)
-        connection.sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-        connection.request("GET", "/state")
-        document: dict[str, Any] = json.loads(connection.getresponse().read())
-        return document
-    except (OSError, http.client.HTTPException, ValueError):
+        document: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+    except (FileNotFoundError, ValueError):
         return None
-    finally:
-        connection.close()
-        if directory >= 0:
-            os.close(directory)
+    return document if time.time() - document["written"] <= STALE_S else None
 
 
 class Watched:
@@ -177,66 +162,37 @@ class Health:
         now_s = time.monotonic()
         servers = [watched.state for watched in self._watched.values()]
         problems = health_state.problems(servers, now_s)
-        draining = (self._folder / DRAINING_FILE).exists()
         return {
+            "written": time.time(),
             "ping": not problems,
-            "ready": not problems and not draining,
-            "draining": draining,
             "problems": problems,
             "servers": [server.document(now_s) for server in servers],
         }
 
-
-class Listener(ThreadingMixIn, UnixStreamServer):
-    """Answers nginx and the kit."""
-
-    daemon_threads = True
-    request_queue_size = 128
-    health: Health
+    def write(self) -> None:
+        """Tell nginx."""
+        fresh = self._folder / f"{STATE_FILE}.new"
+        fresh.write_text(json.dumps(self.document()) + "\n")
+        fresh.replace(self._folder / STATE_FILE)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """/ping and /ready as nginx passes them on, /state for the kit."""
-
-    server: Listener
-
-    def do_GET(self) -> None:
-        document = self.server.health.document()
-        if self.path == "/state":
-            self._send(200, document)
-            return
-        key = self.path.lstrip("/")
-        well = key in ("ping", "ready") and document[key]
-        self._send(200 if well else 503, {"status": "Healthy" if well else "Unhealthy"})
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing: nginx and the kit ask all the time."""
-
-    def _send(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+def rotate(folder: Path) -> None:
+    """Keep the logs of every nginx of this folder within their bytes."""
+    Nginx(folder, GATEWAY).rotate(ACCESS_LOG, MOST_LOG_BYTES)
+    for configuration in folder.glob("*.conf"):
+        name = configuration.stem
+        Nginx(folder, name).rotate(f"logs/{name}.log", MOST_LOG_BYTES)
 
 
 def main(folder: Path) -> None:
-    """Listen in folder, which is the working directory, and look, until a signal ends it."""
-    Path(SOCKET).unlink(missing_ok=True)
-    with Listener(SOCKET, Handler) as listener:
-        background.detach(MODULE, folder)
-        listener.health = Health(folder)
-        listener.health.reread()
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        nginx = Nginx(folder, GATEWAY)
-        while True:
-            time.sleep(LOOK_EVERY_S / 4)
-            listener.health.reread()
-            nginx.rotate(ACCESS_LOG, MOST_LOG_BYTES)
+    """Look, until a signal ends it."""
+    background.detach(MODULE, folder)
+    health = Health(folder)
+    while True:
+        health.reread()
+        health.write()
+        rotate(folder)
+        time.sleep(WRITE_EVERY_S)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class ModelState:
         if problem := self._workers_problem():
             return problem
         if len(self._restarts) == RESTARTS and now_s - self._restarts[0] <= RESTARTS_WINDOW_S:
-            return f"{RESTARTS} restarts of workers in {now_s - self._restarts[0]:.0f} s"
+            return f"{RESTARTS} restarts of workers within {RESTARTS_WINDOW_S:g} s"
         if self._wrong:
             return self._wrong
         return "" if self._proven else "the golden request has not been answered yet"

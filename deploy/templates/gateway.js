@@ -1,10 +1,14 @@
-// What nginx cannot say by itself: who may ask which model, and what a copied request was answered.
+// What nginx cannot say by itself: who may ask which model, whether the models are well, and what a copied request was
+// answered. Files are named relative to the gateway's folder.
 
 import crypto from 'crypto';
 import fs from 'fs';
 
 const BEARER = /^bearer (sk-([a-z0-9]{12})-[A-Za-z0-9_-]{43})$/i;
 const NO_KEY = '';
+const STATE_FILE = 'state.json';
+const DRAINING_FILE = 'draining';
+const STALE_MS = 30000;
 const MOST_CAPTURED = 8 << 20;
 const MOST_WAITING = 64 << 20;
 
@@ -49,6 +53,38 @@ function equal(found, expected) {
     return differs === 0;
 }
 
+// What the health process has last seen; what it saw long ago is nothing.
+function is_well() {
+    try {
+        const state = JSON.parse(fs.readFileSync(STATE_FILE));
+        return state.ping && Date.now() - 1000 * state.written < STALE_MS;
+    } catch (e) {
+        return false;
+    }
+}
+
+function is_draining() {
+    try {
+        fs.statSync(DRAINING_FILE);
+        return true;
+    } catch (e) {
+        return false;
+    }
+}
+
+function ping(r) {
+    tell(r, is_well());
+}
+
+function ready(r) {
+    tell(r, is_well() && !is_draining());
+}
+
+function tell(r, well) {
+    r.headersOut['Content-Type'] = 'application/json';
+    r.return(well ? 200 : 503, JSON.stringify({status: well ? 'Healthy' : 'Unhealthy'}));
+}
+
 let captured = [];
 let captured_bytes = 0;
 
@@ -75,4 +111,4 @@ function waiting(file) {
     }
 }
 
-export default {verdict, capture};
+export default {verdict, ping, ready, capture};

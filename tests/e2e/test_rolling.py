@@ -110,6 +110,7 @@ def test_nothing_is_lost(project: Path) -> None:
         assert token.startswith("sk-")
         exchanged_under_load(project, before, token)
         killed_under_load(project, token)
+        broken_one_does_not_replace(project)
     finally:
         stopped = kit("stop", "--port", str(PORT), root=project)
     assert stopped.returncode == 0, stopped.stderr
@@ -148,3 +149,18 @@ def killed_under_load(project: Path, token: str) -> None:
     healed = kit("restart", MODEL, root=project, timeout_s=280)
     assert healed.returncode == 0, healed.stdout + healed.stderr
     assert kit("status", root=project).returncode == 0
+
+
+def broken_one_does_not_replace(project: Path) -> None:
+    (before,) = gateway_process.gateways(project / ".run")
+    running = len(processes_in(project))
+    handler = project / "handlers" / "llama_handler.py"
+    text = handler.read_text()
+    assert "quiet_worker()\n" in text
+    handler.write_text(text.replace("quiet_worker()\n", 'quiet_worker()\n        raise KeyError("no weights")\n', 1))
+    failed = kit("restart", MODEL, root=project, timeout_s=280)
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "KeyError: 'no weights'" in failed.stderr
+    assert gateway_process.gateways(project / ".run") == [before]
+    assert kit("status", root=project).returncode == 0
+    assert len(processes_in(project)) == running

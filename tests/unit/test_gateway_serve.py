@@ -10,6 +10,7 @@ import pytest
 
 from deploy import gateway_serve, local
 from deploy.gateway import Tls
+from deploy.gateway_process import Gateway
 from deploy.local import Front, ServedModel, Server
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_file, load_model
@@ -102,3 +103,16 @@ def test_a_server_knows_its_gateway(tmp_path: Path) -> None:
     assert [*found, plain.client_key] == [None, "k"]
     local._write(behind)
     assert local.read_server(folder) == behind
+
+
+def test_two_restarts_do_not_meet(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / str(PORT)
+    folder.mkdir(parents=True)
+    gateway = Gateway(PORT, folder, False, False, (), 60, 60)
+    wanted = plan(tmp_path, configured(tmp_path, "one"))
+    with (
+        gateway_serve._only_restart(gateway),
+        pytest.raises(KitError, match=f"the gateway on port {PORT} is being restarted"),
+    ):
+        list(gateway_serve.restart(gateway, wanted))
+    assert list(gateway_serve.restart(gateway, wanted)) == []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from deploy import health
+from deploy.gateway import SCRIPT
 from deploy.http_client import Response
 from deploy.local import ServedModel, Server
+from deploy.render import TEMPLATES
 from servekit.golden import Golden
 
 MODEL = ServedModel("m", "1.0", "m.mar", 1, 1, Golden({"inputs": ["a"]}, "vectors", [[0.6, 0.8]], 0.0001))
@@ -51,7 +54,23 @@ def test_a_server_that_was_stopped_is_not_looked_at(tmp_path: Path) -> None:
     health.watch(tmp_path, [Server(1, 2, False, tmp_path / "2", tmp_path, ())])
     looking = health.Health(tmp_path)
     looking.reread()
-    document = looking.document()
+    looking.write()
+    document = health.state(tmp_path)
+    assert document
     assert (document["ping"], document["problems"]) == (False, ["there is no TorchServe"])
-    (tmp_path / health.DRAINING_FILE).touch()
-    assert looking.document()["draining"]
+
+
+def test_an_old_state_is_none(tmp_path: Path) -> None:
+    file = tmp_path / health.STATE_FILE
+    for age_s, is_known in ((1, True), (health.STALE_S + 1, False)):
+        file.write_text(json.dumps({"written": time.time() - age_s, "ping": True, "problems": []}))
+        assert (health.state(tmp_path) is not None) == is_known
+    file.write_text("{")
+    assert health.state(tmp_path) is None
+
+
+def test_nginx_knows_the_same_files() -> None:
+    script = (TEMPLATES / SCRIPT).read_text()
+    assert f"STATE_FILE = '{health.STATE_FILE}'" in script
+    assert f"DRAINING_FILE = '{health.DRAINING_FILE}'" in script
+    assert f"STALE_MS = {1000 * health.STALE_S:.0f};" in script

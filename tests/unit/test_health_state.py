@@ -72,7 +72,7 @@ def test_a_worker_that_is_restarted_again_and_again_shows_although_it_is_always_
     for now_s, pid in ((1, 11), (2, 12), (3, 13)):
         assert model.problem(now_s) == ""
         model.described(now_s, workers(("READY", pid)))
-    assert model.problem(3) == "3 restarts of workers in 2 s"
+    assert model.problem(3) == "3 restarts of workers within 300 s"
     model.answered(4, 0.1, "")
     assert model.problem(4) != ""
     after_s = 2 + RESTARTS_WINDOW_S
