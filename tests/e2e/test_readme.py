@@ -71,13 +71,16 @@ def test_every_block_is_known() -> None:
         ".venv/bin/python",
         ".venv/bin/python",
         ".venv/bin/python",
+        ".venv/bin/python",
+        ".venv/bin/python",
+        ".venv/bin/python",
         ".venv/bin/torchserve",
     ]
 
 
 @pytest.mark.usefixtures("port_8080")
 def test_the_commands_work() -> None:
-    commands, curl, python, digits, llama, rag, plan, load, verbs, by_hand, stop = blocks()
+    commands, curl, python, digits, llama, rag, plan, _, _, _, load, verbs, by_hand, stop = blocks()
     assert commands[1].splitlines() == ["make serve", "make test"]
     assert "pytest" in run("bash", "make -n test")
     serve = subprocess.Popen(
@@ -107,6 +110,20 @@ def test_the_commands_work() -> None:
     finally:
         run(*stop)
         wait_until_gone()
+
+
+@pytest.mark.deploy
+def test_the_commands_of_the_gateway_and_of_deploying_work() -> None:
+    gateway, sagemaker, ec2 = blocks()[7:10]
+    said = run(*gateway)
+    assert '[{"label":"7"' in said
+    assert '"lost": false' in said
+    said = run(*sagemaker)
+    assert '"on": "emulator", "text": "' in said
+    assert '"emulator_stopped": true' in said
+    said = run(*ec2)
+    assert "InService  healthy" in said
+    assert '"emulator_stopped": true' in said
 
 
 def wait_for_answer(key_file: Path) -> None:
