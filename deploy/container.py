@@ -23,7 +23,7 @@ from deploy.container_environment import PLAIN_MODEL_DIR, SAGEMAKER_MODEL_DIR, E
 from deploy.container_log import Tee, log, one_output
 from deploy.container_models import find_archives, served, stage
 from deploy.gateway import OPENAI_PATHS, SPARE_S, GatewayOptions, PublicModel
-from deploy.orphans import adopt_orphans, reap
+from deploy.orphans import adopt_orphans, end_children, reap
 from deploy.render import Ports, ServerOptions
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
@@ -85,7 +85,7 @@ def run(environment: Environment, models_in: Path, stopping: threading.Event, *,
     for variable, folder in (("SERVEKIT_CACHE", "cache"), ("TORCHINDUCTOR_CACHE_DIR", "cache/inductor")):
         os.environ.setdefault(variable, str(environment.run_dir / folder))
     with ExitStack() as ending:
-        ending.callback(reap)
+        ending.callback(end_children)
         scratch = ending.enter_context(short_folder(environment.run_dir))
         tempfile.tempdir = str(scratch)
         options = server_options(environment, store)

@@ -128,6 +128,21 @@ def test_reaping_leaves_the_living_alone() -> None:
         child.send_signal(signal.SIGKILL)
 
 
+def test_nothing_survives_the_first_process() -> None:
+    program = (
+        "import subprocess, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import psutil\n"
+        "from deploy.orphans import adopt_orphans, end_children\n"
+        "adopt_orphans()\n"
+        "subprocess.run(['sh', '-c', 'setsid sleep 60 & setsid sh -c \"trap : TERM; sleep 60\" &'], check=True)\n"
+        "print(len(psutil.Process().children(recursive=True)) >= 2)\n"
+        "end_children()\n"
+        "print(psutil.Process().children(recursive=True))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, ROOT], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == ["True", "[]"]
+
+
 def test_a_servers_output_is_kept_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "server.log"
     program = (
