@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -183,6 +184,11 @@ def watch(server: local.Server, gateway: gateway_process.Gateway, stopping: thre
 
 
 def drain(gateway: gateway_process.Gateway, environment: Environment, stopping: threading.Event) -> None:
-    """Take no more requests; let those under way end, if it is a signal that ends us."""
-    if not gateway.stop(environment.drain_timeout_s if stopping.is_set() else 0):
-        log.info("some requests were cut off")
+    """Take no more requests; if it is a signal that ends us, let those under way end first."""
+    if not stopping.is_set():
+        gateway.stop(0)
+        return
+    gateway.drain()
+    time.sleep(environment.drain_delay_s)
+    if not gateway.stop(environment.drain_timeout_s):
+        log.info(f"requests were cut off: they took longer than {environment.drain_timeout_s} s")
