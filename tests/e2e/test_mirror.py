@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kit
-from deploy import background, gateway_verbs, mirror, mirror_report
+from deploy import background, gateway_verbs, mirror, mirror_record, mirror_report
 from model_configs.gateway import GatewaySettings, Mirror
 from tests.fakes.gateways import Fake, Running, running
 
@@ -58,7 +58,7 @@ def ask_and_wait(gateway: Running, script: dict[str, Any]) -> list[tuple[int, by
 
 
 def record(gateway: Running) -> list[dict[str, Any]]:
-    return list(mirror_report.read_record(gateway.gateway.folder / mirror.RECORD_DIR))
+    return list(mirror_report.read_record(gateway.gateway.folder / mirror_record.RECORD_DIR))
 
 
 def wait_for(gateway: Running, is_enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
@@ -105,10 +105,10 @@ def test_answers_of_both_are_compared(tmp_path: Path, monkeypatch: pytest.Monkey
         assert kit.run(["mirror", "report", "--fail-above", "0.5", "--least-cosine", "0.9"]) == 0
         # Nothing of what was said is kept, and the record is its owner's alone.
         folder = gateway.gateway.folder
-        kept = (folder / mirror.RECORD_DIR / mirror.RECORD).read_text()
+        kept = (folder / mirror_record.RECORD_DIR / mirror_record.RECORD).read_text()
         assert "label" not in json.dumps([line["primary"] for line in lines])
         assert '"body"' not in kept
-        assert (folder / mirror.RECORD_DIR / mirror.RECORD).stat().st_mode & 0o777 == 0o600
+        assert (folder / mirror_record.RECORD_DIR / mirror_record.RECORD).stat().st_mode & 0o777 == 0o600
         assert (folder / mirror.ANSWERS_FILE).stat().st_mode & 0o777 == 0o600
         gateway.wait(lambda: (folder / mirror.ANSWERS_FILE).stat().st_size == 0)
 
