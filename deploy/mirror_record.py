@@ -1,5 +1,5 @@
-"""What the mirror keeps: halves of pairs until they have met, what nginx writes of the first endpoint's answers, and the
-record of how both differ. Knows nothing of sockets.
+"""What the mirror keeps: halves of pairs until they have met, what nginx writes of the first endpoint's answers, and
+the record of how both differ. Knows nothing of sockets.
 """
 
 from __future__ import annotations
