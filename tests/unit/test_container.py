@@ -191,7 +191,7 @@ def test_a_servers_output_is_kept_and_shown(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import os, pathlib, subprocess\n"
-        "from deploy.container_log import Tee, one_output\n"
+        "from deploy.container_log import Tee, log, one_output\n"
         "with one_output():\n"
         "    log.info('ours')\n"
         "    tee = Tee(pathlib.Path(sys.argv[2]))\n"
