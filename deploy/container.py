@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from deploy.container_environment import PLAIN_MODEL_DIR, SAGEMAKER_MODEL_DIR, E
 from deploy.container_log import Tee, log, one_output
 from deploy.container_models import find_archives, served, stage
 from deploy.gateway import OPENAI_PATHS, SPARE_S, GatewayOptions, PublicModel
-from deploy.orphans import adopt_orphans, reap
+from deploy.orphans import adopt_orphans, end_children, reap
 from deploy.render import Ports, ServerOptions
 from model_configs.errors import Failed, KitError
 from model_configs.schema import AnyModelConfig
@@ -85,7 +86,7 @@ def run(environment: Environment, models_in: Path, stopping: threading.Event, *,
     for variable, folder in (("SERVEKIT_CACHE", "cache"), ("TORCHINDUCTOR_CACHE_DIR", "cache/inductor")):
         os.environ.setdefault(variable, str(environment.run_dir / folder))
     with ExitStack() as ending:
-        ending.callback(reap)
+        ending.callback(end_children)
         scratch = ending.enter_context(short_folder(environment.run_dir))
         tempfile.tempdir = str(scratch)
         options = server_options(environment, store)
@@ -183,6 +184,11 @@ def watch(server: local.Server, gateway: gateway_process.Gateway, stopping: thre
 
 
 def drain(gateway: gateway_process.Gateway, environment: Environment, stopping: threading.Event) -> None:
-    """Take no more requests; let those under way end, if it is a signal that ends us."""
-    if not gateway.stop(environment.drain_timeout_s if stopping.is_set() else 0):
-        log.info("some requests were cut off")
+    """Take no more requests; if it is a signal that ends us, let those under way end first."""
+    if not stopping.is_set():
+        gateway.stop(0)
+        return
+    gateway.drain()
+    time.sleep(environment.drain_delay_s)
+    if not gateway.stop(environment.drain_timeout_s):
+        log.info(f"requests were cut off: they took longer than {environment.drain_timeout_s} s")

@@ -56,8 +56,10 @@ class Environment:
     run_dir: Path = Path(RUN_DIR)
     keys_dir: Path | None = None
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    drain_delay_s: int = 0
+    """How long requests are still taken after a SIGTERM, with /ready at 503: for balancers that hear of it late."""
     drain_timeout_s: int = DRAIN_TIMEOUT_S
-    """In which requests under way may end after a SIGTERM."""
+    """In which requests under way may end after that."""
     torchserve: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
     given_by: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +113,7 @@ ROWS = (
     Row("SERVEKIT_METRICS_PORT", "container.metrics_port", PORT),
     Row("SERVEKIT_KEYS_DIR", "container.keys_dir", Path),
     Row("SERVEKIT_GATEWAY", "container.gateway", gateway_settings),
+    Row("SERVEKIT_DRAIN_DELAY_S", "container.drain_delay_s", whole(0)),
     Row("SERVEKIT_DRAIN_TIMEOUT_S", "container.drain_timeout_s", whole(0)),
     Row("SAGEMAKER_BIND_TO_PORT", "container.port", PORT),
     Row("SAGEMAKER_SAFE_PORT_RANGE", "container.safe_ports", port_range),

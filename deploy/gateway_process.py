@@ -23,13 +23,14 @@ import psutil
 from deploy import RUN_DIR, background, health, mirror
 from deploy.gateway import SCRIPT, GatewayOptions, VersionedModel, nginx_conf, torchserve_conf
 from deploy.local import Server, is_free
+from deploy.mirror_record import RECORD_DIR
 from deploy.nginx import GATEWAY, Nginx, find_nginx
 from deploy.render import TEMPLATES
 from model_configs.errors import Failed, KitError
 
 STATE_FILE = "gateway.json"
 OWN_KEYS = "keys"
-KEPT = ("logs", mirror.RECORD_DIR)
+KEPT = ("logs", RECORD_DIR)
 """What stays of a gateway's folder when it has stopped."""
 TOKEN_TIMEOUT_S = 60.0
 """For Java to start, which then writes TorchServe's tokens."""

@@ -18,7 +18,7 @@ from deploy import RUN_DIR, examples, gateway_process, gateway_serve, keys, loca
 from deploy.gateway import Tls, nginx_conf
 from deploy.gateway_process import Gateway
 from deploy.logs import Follower, gateway_line
-from deploy.mirror import RECORD_DIR
+from deploy.mirror_record import RECORD_DIR
 from deploy.nginx import find_nginx
 from model_configs.archive_files import MODEL_FOLDER, read_entry, read_golden
 from model_configs.errors import Failed, KitError

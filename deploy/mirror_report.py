@@ -14,7 +14,7 @@ from statistics import fmean, quantiles
 from typing import Any
 
 from deploy.answers import Difference
-from deploy.mirror import OLDER_RECORD, RECORD
+from deploy.mirror_record import OLDER_RECORD, RECORD
 from model_configs.errors import Invalid
 
 LEAST_COSINE = 0.999

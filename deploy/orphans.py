@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
+KILL_TIMEOUT_S = 5
 
 
 def adopt_orphans() -> None:
     """Become the parent of descendants that lose theirs, as a container's first process is anyway."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_children() -> None:
+    """Kill all that is left, as the kernel does when a container's first process ends."""
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
 
 
 def reap() -> None:

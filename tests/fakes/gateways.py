@@ -28,6 +28,7 @@ from servekit.golden import Golden
 from tests.fakes.torchserve_process import GOLDEN_ANSWER, GOLDEN_BODY
 
 WELL_TIMEOUT_S = 15.0
+QUIET_S = 1.0
 FAKES = 250
 """Where the ports of scripted TorchServes begin, from the gateway's on: tests leave 20 from one gateway to the next."""
 GOLDEN = Golden(dict(GOLDEN_BODY), "vectors", list(GOLDEN_ANSWER), 0.0001)
@@ -177,7 +178,7 @@ def raw(port: int, data: bytes, timeout_s: float = 5.0) -> bytes:
         try:
             while piece := wire.recv(1 << 16):
                 found += piece
-                wire.settimeout(0.2)
+                wire.settimeout(QUIET_S)
         except (TimeoutError, ConnectionResetError):
             pass
         return found

@@ -7,18 +7,29 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 
 from deploy import orphans
-from deploy.container import gateway_options, inner_ports, model_dir, require_usable, server_options, short_folder
+from deploy.container import (
+    drain,
+    gateway_options,
+    inner_ports,
+    model_dir,
+    require_usable,
+    server_options,
+    short_folder,
+)
 from deploy.container_environment import Environment
 from deploy.container_log import Tee
 from deploy.gateway import PublicModel
+from deploy.gateway_process import Gateway
 from deploy.render import config_properties
 from model_configs import ROOT
 from model_configs.archive_files import read_config
@@ -101,6 +112,38 @@ def test_the_gateway_waits_longer_than_torchserve_and_knows_the_dialects(tmp_pat
     assert gateway_options(Environment(), configs, tmp_path).keys == ()
 
 
+class FakeGateway:
+    """Writes down what it is told; whoever is under way takes takes_s."""
+
+    def __init__(self, takes_s: float = 0) -> None:
+        self.told: list[tuple[str, float]] = []
+        self.takes_s = takes_s
+
+    def drain(self) -> None:
+        self.told.append(("drain", time.monotonic()))
+
+    def stop(self, timeout_s: float) -> bool:
+        self.told.append((f"stop in {timeout_s}", time.monotonic()))
+        return timeout_s >= self.takes_s
+
+
+def drained(gateway: FakeGateway, environment: Environment, stopping: threading.Event) -> list[str]:
+    drain(cast(Gateway, gateway), environment, stopping)
+    return [word for word, _ in gateway.told]
+
+
+def test_a_signal_lets_requests_end_and_a_failure_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    stopping, gateway = threading.Event(), FakeGateway(takes_s=30)
+    assert drained(gateway, Environment(drain_delay_s=1), stopping) == ["stop in 0"]
+    stopping.set()
+    with caplog.at_level("INFO", logger="container"):
+        assert drained(FakeGateway(), Environment(), stopping) == ["drain", "stop in 22"]
+        assert caplog.messages == []
+        assert drained(gateway, Environment(drain_delay_s=1), stopping)[1:] == ["drain", "stop in 22"]
+    assert gateway.told[2][1] - gateway.told[1][1] >= 1
+    assert caplog.messages == ["requests were cut off: they took longer than 22 s"]
+
+
 def test_the_dead_are_buried() -> None:
     """A grandchild whose parent has ended becomes ours, and leaves no zombie."""
     program = (
@@ -126,6 +169,21 @@ def test_reaping_leaves_the_living_alone() -> None:
         assert psutil.pid_exists(child.pid)
         assert child.poll() is None
         child.send_signal(signal.SIGKILL)
+
+
+def test_nothing_survives_the_first_process() -> None:
+    program = (
+        "import subprocess, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import psutil\n"
+        "from deploy.orphans import adopt_orphans, end_children\n"
+        "adopt_orphans()\n"
+        "subprocess.run(['sh', '-c', 'setsid sleep 60 & setsid sh -c \"trap : TERM; sleep 60\" &'], check=True)\n"
+        "print(len(psutil.Process().children(recursive=True)) >= 2)\n"
+        "end_children()\n"
+        "print(psutil.Process().children(recursive=True))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, ROOT], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == ["True", "[]"]
 
 
 def test_a_servers_output_is_kept_and_shown(tmp_path: Path) -> None:

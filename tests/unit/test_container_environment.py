@@ -24,6 +24,7 @@ CASES: list[tuple[str, str, dict[str, Any], list[str]]] = [
         {"gateway": GatewaySettings(max_body_bytes=1000)},
         ["{", "[]", '{"max_body_bytes": "1000"}', '{"max_body": 1}'],
     ),
+    ("SERVEKIT_DRAIN_DELAY_S", "5", {"drain_delay_s": 5}, ["-1", "5s"]),
     ("SERVEKIT_DRAIN_TIMEOUT_S", "0", {"drain_timeout_s": 0}, ["-1", "1.5"]),
     ("SAGEMAKER_BIND_TO_PORT", "8080", {"port": 8080}, ["0", "65536", "-1", "80a", "8080.0", "９０９０x", "1" * 30]),
     (

@@ -86,3 +86,10 @@ def test_access_lines_as_people_read_them() -> None:
     }
     assert gateway_line(json.dumps(line)) == "12:34:56 200 POST /p 12 ms"
     assert gateway_line(json.dumps({**line, "path": "", "key": "alice"})) == "12:34:56 200 POST (no path) 12 ms alice"
+
+
+def test_help_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert kit.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("restart", "keys", "mirror"):
+        assert f"  {verb} " in text

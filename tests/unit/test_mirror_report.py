@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.answers import Answer
-from deploy.mirror import OLDER_RECORD, RECORD, Copy, record_line
+from deploy.mirror_record import OLDER_RECORD, RECORD, Copy, record_line
 from deploy.mirror_report import read_record, rows, summarise
 from model_configs.errors import Invalid
 
