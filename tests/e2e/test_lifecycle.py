@@ -58,7 +58,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
             "KeyError: 'the weights are gone'",
         ),
         (("import torch\n", "import no_such_module_at_all\n"), "no_such_module_at_all"),
-        (("vectors, slots =", "import os; os._exit(1)\n        vectors, shapes ="), "the golden request got 500"),
+        (("vectors, slots =", "import os; os._exit(1)\n        vectors, slots ="), "the golden request got 500"),
         (("return vectors\n", "return 1 - vectors\n"), "answer 0: cosine"),
     ],
     ids=["load", "import", "crash on request", "wrong numbers"],
