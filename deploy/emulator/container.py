@@ -179,6 +179,7 @@ class Container:
             "AWS_DEFAULT_REGION": self.spec.region,
             **self.spec.definition.get("Environment", {}),
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
+            "SERVEKIT_HOST": HOST,  # this process has no network of its own
             "SERVEKIT_MODEL_DIR": str(self._model_folder),
             "SERVEKIT_RUN_DIR": run,
             CONTAINER_VARIABLE: self.spec.name,

@@ -97,6 +97,7 @@ def started(
             process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             raise
 
 
