@@ -86,5 +86,6 @@ def serving_file(yaml: str, folder: Path, port: int) -> Iterator[local.Server]:
 
 @pytest.fixture(scope="session")
 def started() -> Iterator[Started]:
+    """For files behind test_readme.py alone: the README's `kit.py stop` ends every server of this project."""
     with serving("minilm", PORT) as server:
         yield server
