@@ -29,6 +29,8 @@ from model_configs.schema import load_model
 from tests.unit.test_compose import EXPRESSIONS, plain
 
 PORT = 22100
+SHARED_PORT = 22110
+"""Of the container that several tests share: it is still there when others start their own."""
 METRICS_PORT, PROMETHEUS_PORT = 22101, 22102
 READY_S = 90
 JSON = {"Content-Type": "application/json"}
@@ -43,16 +45,17 @@ class Container:
     run_dir: Path
     output: Path
     pings: list[int]
+    port: int
 
     def get(self, path: str) -> int:
         """The status, 0 where nobody listens."""
         try:
-            return requests.get(f"http://127.0.0.1:{PORT}{path}", timeout=2).status_code
+            return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=2).status_code
         except requests.ConnectionError:
             return 0
 
     def post(self, path: str, body: object) -> requests.Response:
-        return requests.post(f"http://127.0.0.1:{PORT}{path}", json=body, timeout=30)
+        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, timeout=30)
 
     def descendants(self) -> list[psutil.Process]:
         """All that it has started: it adopts those whose parent ends."""
@@ -68,7 +71,7 @@ class Container:
 
 @contextmanager
 def started(
-    folder: Path, run_dir: Path, *arguments: str, within: Sequence[str] = (), **environment: str
+    folder: Path, run_dir: Path, *arguments: str, port: int = PORT, within: Sequence[str] = (), **environment: str
 ) -> Iterator[Container]:
     """within: a command that runs it."""
     output = run_dir.with_name(f"{run_dir.name}.log")
@@ -82,7 +85,7 @@ def started(
                 "SERVEKIT_MODEL_DIR": str(folder),
                 "SERVEKIT_RUN_DIR": str(run_dir),
                 "SERVEKIT_HOST": "127.0.0.1",
-                "SAGEMAKER_BIND_TO_PORT": str(PORT),
+                "SAGEMAKER_BIND_TO_PORT": str(port),
                 **environment,
             },
             stdin=subprocess.DEVNULL,
@@ -90,7 +93,7 @@ def started(
             stderr=subprocess.STDOUT,
         )
     try:
-        yield Container(process, run_dir, output, [])
+        yield Container(process, run_dir, output, [], port)
     finally:
         process.terminate()
         try:
@@ -138,7 +141,8 @@ def before(model_folder: Path) -> dict[str, tuple[str, int]]:
 def container(model_folder: Path, before: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     run_dir = tmp_path_factory.mktemp("container") / "run"
     changes = {"SAGEMAKER_TS_BATCH_SIZE": "4", "TS_INSTALL_PY_DEP_PER_MODEL": "true"}
-    with started(model_folder, run_dir, "serve", SERVEKIT_METRICS_PORT=str(METRICS_PORT), **changes) as running:
+    changes["SERVEKIT_METRICS_PORT"] = str(METRICS_PORT)
+    with started(model_folder, run_dir, "serve", port=SHARED_PORT, **changes) as running:
 
         def ready() -> bool:
             running.pings.append(running.get("/ping"))
@@ -159,7 +163,9 @@ def test_invocations_whole_and_streamed(container: Container) -> None:
     whole = container.post("/invocations", GOES_ON | {"stream": False})
     assert whole.status_code == 200, whole.text
     text = whole.json()[0]["generated_text"]
-    with requests.post(f"http://127.0.0.1:{PORT}/invocations", json=GOES_ON, stream=True, timeout=30) as reply:
+    with requests.post(
+        f"http://127.0.0.1:{container.port}/invocations", json=GOES_ON, stream=True, timeout=30
+    ) as reply:
         pieces = list(reply.iter_content(chunk_size=None))
     events = [json.loads(line.removeprefix(b"data:")) for line in b"".join(pieces).splitlines() if line.strip()]
     assert len(pieces) > 5
@@ -236,7 +242,7 @@ def test_a_signal_under_load_fails_no_request(
     def ask() -> None:
         while not refused.is_set():
             started_at = time.monotonic()
-            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", container.port, timeout=30)
             try:
                 connection.request("POST", "/invocations", json.dumps(GOES_ON), JSON)
                 begun.append(started_at)
@@ -284,7 +290,7 @@ def test_a_signal_under_load_fails_no_request(
 def test_what_cannot_be_meant_is_told_in_a_line(
     model_folder: Path, tmp_path: Path, arguments: list[str], environment: dict[str, str], words: str
 ) -> None:
-    with started(model_folder, tmp_path / "run", *arguments, **environment) as running:
+    with started(model_folder, tmp_path / "run", *arguments, port=PORT, **environment) as running:
         assert running.wait() == 2
     said = running.output.read_text().splitlines()
     assert len(said) == 2
