@@ -30,7 +30,8 @@ test-slow: .venv/.installed-dev .venv/int8/torchao
 test-load: .venv/.installed-dev
 	$(PY) -m pytest -m load $(ARGS)
 
-# From YAML to a streaming endpoint on the emulator and back, with the real client and TorchServe: some two minutes.
+# Containers, gateways, rolling restarts, the emulator's every rule, EC2's rehearsal: some five minutes. (SageMaker's, from
+# plan to destroy, is part of `make test`.)
 test-deploy: .venv/.installed-dev
 	$(PY) -m pytest -m deploy $(ARGS)
 

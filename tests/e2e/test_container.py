@@ -28,6 +28,7 @@ from model_configs import ROOT
 from model_configs.schema import load_model
 from tests.unit.test_compose import EXPRESSIONS, plain
 
+pytestmark = pytest.mark.deploy
 PORT = 22100
 SHARED_PORT = 22110
 """Of the container that several tests share: it is still there when others start their own."""
@@ -184,7 +185,6 @@ def test_the_environment_changes_the_model(container: Container) -> None:
     assert "TS_INSTALL_PY_DEP_PER_MODEL is not followed: dependencies are in the image" in log
 
 
-@pytest.mark.deploy
 def test_prometheus_scrapes_it_and_every_panel_has_its_query(container: Container, tmp_path: Path) -> None:
     assert shutil.which("prometheus"), "prometheus is missing: apt-get install prometheus"
     config = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yaml").read_text())
@@ -299,7 +299,6 @@ def test_what_cannot_be_meant_is_told_in_a_line(
     assert said[1].startswith("hint: ")
 
 
-@pytest.mark.deploy
 def test_a_model_that_does_not_load_ends_the_container_with_its_error(model_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     shutil.copytree(model_folder, broken)
@@ -326,7 +325,7 @@ def test_as_the_first_process_while_the_model_loads(model_folder: Path, tmp_path
     assert "Traceback" not in running.output.read_text()
 
 
-@pytest.mark.parametrize("victim", ["java", pytest.param("nginx", marks=pytest.mark.deploy)])
+@pytest.mark.parametrize("victim", ["java", "nginx"])
 def test_what_ends_ends_the_container(model_folder: Path, tmp_path: Path, victim: str) -> None:
     run_dir = tmp_path / "run"
     with started(model_folder, run_dir, "serve") as running:

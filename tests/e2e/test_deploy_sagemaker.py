@@ -28,7 +28,6 @@ from model_configs import ROOT
 from tests.e2e.conftest import kit
 from tests.fakes.token_iterator import TokenIterator
 
-pytestmark = pytest.mark.deploy
 PORT = 21560
 MODEL = "pydoc-llama"
 ENDPOINT = "servekit-pydoc-llama"

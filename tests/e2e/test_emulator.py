@@ -32,6 +32,8 @@ from tests.fakes.container import TOKENS
 from tests.fakes.emulated import BUCKET, Emulated, emulated, wait_for
 from tests.fakes.token_iterator import TokenIterator
 
+pytestmark = pytest.mark.deploy
+
 PORT = 21500
 LIMIT_SCALE = 0.02
 

@@ -68,7 +68,7 @@ IN_COMPANY = {"bf16": 0.02, "int8": 0.05}
 
 
 @pytest.fixture(
-    scope="module", params=["eager", "aot", *(pytest.param(mode, marks=pytest.mark.slow) for mode in list(MODES)[2:])]
+    scope="module", params=["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in list(MODES)[1:])]
 )
 def served(
     request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
