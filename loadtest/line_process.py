@@ -38,7 +38,11 @@ class LineProcess:
                 stderr=errors,
                 text=True,
             )
-        self.hello = self._read()
+        try:
+            self.hello = self._read()
+        except Failed:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> LineProcess:
         return self

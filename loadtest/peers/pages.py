@@ -82,6 +82,7 @@ def _section(found: Mapping[str, Any], part: str, words: str) -> str:
     rows = [Row(**row) for row in found["rows"]]
     if part == "http":
         lines += [servers_table(found), *_loads(found)]
+        rows = [row for row in rows if row.target is None]  # the others are many, and stand above
     elif part == "in_process":
         lines += [shapes_table(found["ms"], found["missing"])]
         rows = [row for row in rows if row.unit != "ms"]
@@ -99,7 +100,7 @@ def shapes_table(ms: Mapping[str, Mapping[str, float]], missing: Mapping[str, st
 
 def servers_table(found: Mapping[str, Any]) -> str:
     """What runs how, and what it uses; or why it does not."""
-    head = ("server", "precision", "settings", "start s", "at rest, % of a core", "memory MiB", "reply bytes")
+    head = ("server", "precision", "settings", "start s", "at rest, % of a core", "memory MiB (PSS)", "reply bytes")
     keys = ("start_s", "idle_percent", "memory_mib", "reply_bytes")
     lines = []
     for each in found["servers"]:

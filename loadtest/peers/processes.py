@@ -113,11 +113,16 @@ def cpu_s(pid: int) -> float:
     return total
 
 
-def memory_mib(pid: int) -> float:
-    """Proportional set size of a process and all below it."""
+def shared_out_mib(pid: int) -> float:
+    """Proportional set size of a process and all below it: what several processes share counts for each in part."""
     root = psutil.Process(pid)
     total = 0
     for process in (root, *root.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             total += process.memory_full_info().pss
     return total / (1 << 20)
+
+
+def resident_mib(pid: int) -> float:
+    """Resident set size of one process, whoever shares it."""
+    return float(psutil.Process(pid).memory_info().rss) / (1 << 20)

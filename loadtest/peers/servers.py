@@ -65,20 +65,39 @@ class Began:
 
 @dataclass(frozen=True)
 class Server:
-    """One of those that are compared. settings: in words, for the table."""
+    """One of those that are compared. settings: in words, for the table.
+
+    restless: it works while nobody asks it, so that it runs only while it is measured itself.
+    """
 
     name: str
     precision: Precision
     settings: str
     start: Callable[[], AbstractContextManager[Began]]
+    restless: bool = False
 
 
 @dataclass
 class Servers:
-    """Those that run, and of those that do not why."""
+    """Those that run, and of those that do not why; asleep: the restless ones, which can be started again."""
 
     running: dict[str, Running] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    asleep: dict[str, Server] = field(default_factory=dict)
+    stacks: dict[str, ExitStack] = field(default_factory=dict)
+
+    def stop(self, server: Server) -> None:
+        """End one that is restless, until it is measured."""
+        self.stacks.pop(server.name).close()
+        del self.running[server.name]
+        self.asleep[server.name] = server
+
+    def fail(self, name: str, reason: str) -> None:
+        """It is missing from now on."""
+        self.running.pop(name, None)
+        self.asleep.pop(name, None)
+        self.missing[name] = reason
+        progress.print(f"  {name}: {reason}")
 
 
 def all_servers() -> list[Server]:
@@ -90,7 +109,11 @@ def all_servers() -> list[Server]:
         Server(KIT_INT8, "int8", "the same, handler.compile.precision: int8", partial(_kit, "int8")),
         Server(RECIPE, "fp32", f"eager; {recipe}", partial(_recipe, RECIPE, compiled=False)),
         Server(COMPILED, "fp32", f"torch.compile, frozen weights; {recipe}", partial(_recipe, COMPILED, compiled=True)),
-        Server(LITSERVE, "fp32", "litserve 0.2.19, max_batch_size 32, batch_timeout 1 ms, one worker", _litserve),
+        Server(
+            LITSERVE, "fp32",
+            "litserve 0.2.19, max_batch_size 32, batch_timeout 1 ms, one worker; it polls its queue each ms, and so it "
+            "runs only while it is measured", _litserve, restless=True,
+        ),
         Server(INFINITY, "fp32", f"{infinity}, BetterTransformer (its default)", _infinity),
         Server(
             INFINITY_ONNX, "fp32", f"{infinity}, optimum engine",
@@ -105,20 +128,22 @@ def all_servers() -> list[Server]:
 
 @contextmanager
 def started(servers: Sequence[Server]) -> Iterator[Servers]:
-    """One after the other; all run until the end."""
+    """One after the other; all run until the end, but those that are stopped before."""
     golden = read_golden(build.build(models.variant(), models.STORE).path)
     found = Servers()
-    with ExitStack() as stack:
+    with ExitStack() as all_stacks:
         for server in servers:
             progress.print(f"  starting {server.name}")
+            stack = all_stacks.enter_context(ExitStack())
             began = time.monotonic()
             try:
                 own = stack.enter_context(server.start())
                 check(own.target, golden, server.precision)
             except (Missing, Failed, KitError) as error:
-                found.missing[server.name] = in_a_line(str(error))
-                progress.print(f"  {server.name}: {found.missing[server.name]}")
+                stack.close()
+                found.fail(server.name, in_a_line(str(error)))
                 continue
+            found.stacks[server.name] = stack
             found.running[server.name] = Running(own.target, own.pid, own.start_s or time.monotonic() - began)
         yield found
 

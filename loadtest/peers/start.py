@@ -36,7 +36,7 @@ JSON_HEADERS = {"content-type": "application/json"}
 
 @dataclass(frozen=True)
 class Start:
-    """seconds: to the first right answer; memory_mib: proportional set size after all of the mixed set."""
+    """seconds: to the first right answer; memory_mib: resident set size after all of the mixed set."""
 
     seconds: float
     memory_mib: float
@@ -84,7 +84,7 @@ def start(name: str, root: Path, texts: Sequence[str]) -> Start:
                 for place in range(0, len(texts), BATCH):
                     bodies = [json.dumps({"inputs": text}).encode() for text in texts[place : place + BATCH]]
                     worker.predict([Request(body, JSON_HEADERS) for body in bodies], ANSWER_S)
-                return Start(seconds, processes.memory_mib(worker.process.pid))
+                return Start(seconds, processes.resident_mib(worker.process.pid))
         except WorkerDied as error:
             raise Failed(f"{name}: {error}") from None
 
@@ -94,7 +94,7 @@ def eager_memory_mib(texts: Sequence[str]) -> float:
     command = [sys.executable, "-m", "loadtest.peers.eager_side", str(models.weights())]
     with LineProcess(EAGER, command, models.WORK / "logs" / "eager-memory.log") as process:
         Side(process).texts_ms(texts, BATCH, 0)
-        return processes.memory_mib(process.pid)
+        return processes.resident_mib(process.pid)
 
 
 def rows(starts: Mapping[str, Sequence[Start]], eager_mib: float) -> list[Row]:
@@ -109,8 +109,8 @@ def rows(starts: Mapping[str, Sequence[Start]], eager_mib: float) -> list[Row]:
         ratio(against_jit, seconds[JIT], seconds[AOT], "", JIT_TARGET)
         if JIT in seconds
         else Row(against_jit, None, "×", "not measured", JIT_TARGET),
-        *(Row(f"memory: {name}", own, "MiB", "proportional set size of a worker") for name, own in memory.items()),
-        Row(f"memory: {EAGER}", eager_mib, "MiB", "proportional set size of a process"),
+        *(Row(f"memory: {name}", own, "MiB", "resident set size of a worker") for name, own in memory.items()),
+        Row(f"memory: {EAGER}", eager_mib, "MiB", "resident set size of a process"),
         *(
             Row(f"memory {name}, of {EAGER}", memory[name] / eager_mib, "×", "", MEMORY_TARGET, at_most=True)
             for name in (AOT, AOT_INT8)

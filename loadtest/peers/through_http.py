@@ -8,34 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 from loadtest import short_runs
-from loadtest.benchmark import Found, Row, in_turns, progress
+from loadtest.benchmark import Found, in_turns, progress
 from loadtest.peers import cells, models, processes, servers, sides
 from loadtest.peers.cells import Cell, Cells
+from loadtest.peers.environments import Missing
+from loadtest.peers.http_rows import CLIENTS, IN_PROCESS, WORKLOADS, load_name, rows, share_name
 from loadtest.peers.in_process import BATCH, texts_of
-from loadtest.peers.servers import COMPILED, KIT, KIT_INT8, RECIPE, Running, Server, Servers
+from loadtest.peers.servers import KIT, Running, Server, Servers
 from loadtest.peers.sides import Side
 from loadtest.plan import Target
 from loadtest.short_runs import ShortRun, ShortRuns
-from model_configs.errors import Failed
+from model_configs.errors import Failed, KitError
 from model_configs.loadtest import LoadTest
 
-WORKLOADS = {"short_queries": "short queries", "documents": "documents", "mixed": "mixed"}
-"""Folders of loadtest/payloads, and what they are called."""
-CLIENTS = (1, 8, 32)
 SHARES = (0.25, 0.5, 0.75)
 """Of what this kit answers at most in a closed loop: the open loop's rates, the same ones for every server."""
-IN_PROCESS = {KIT: "in process", KIT_INT8: "in process, int8"}
 PATIENCE_S = 600.0
 """For the first requests of a server that compiles at them, and for a queue that an overloaded one has to empty."""
 ANSWER_S = 20.0
 USERS = 256
-RECIPE_TARGETS = {KIT: (2.7, 16.0), KIT_INT8: (4.5, 26.0)}
-"""Requests/s on the mixed set with 32 clients, and p50 of short queries with one."""
-OTHERS_TARGET, P95_TARGET, HTTP_TARGET = 1.2, 1.0, 85.0
+LOWEST_RATE = 0.5
+"""Requests a second; less would be none in some seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +58,18 @@ def measure(scale: Scale) -> Found:
         runs = stack.enter_context(ShortRuns(models.WORK / "logs" / "generator.log"))
         bench = Bench(scale, there, embedders.running, runs)
         bench.settle()
+        memory = {name: processes.shared_out_mib(running.pid) for name, running in there.running.items()}
         idle = at_rest(there.running, scale.idle_s)
+        start_s = {name: running.start_s for name, running in there.running.items()}
+        for server in known:
+            if server.restless and server.name in there.running:
+                there.stop(server)
         for place, workload in enumerate(scale.workloads):
             bench.closed(workload, place)
             bench.open(workload, place)
-        memory = {name: processes.memory_mib(running.pid) for name, running in there.running.items()}
     table = Cells(bench.cells, there.missing)
-    described = [describe(server, there, idle, memory, bench.cells) for server in known]
+    uses = {"start_s": start_s, "idle_percent": idle, "memory_mib": memory}
+    described = [describe(server, there.missing.get(server.name, ""), uses, bench.cells) for server in known]
     more = {"cells": [asdict(each) for each in bench.cells], "servers": described, "missing": dict(there.missing)}
     return Found(rows(table, known, scale.workloads), more)
 
@@ -82,83 +83,101 @@ class Bench:
 
     def settle(self) -> None:
         """Every shape of load once, unmeasured: what compiles does so now, and Java warms up."""
-        for name, running in list(self.there.running.items()):
+        for name in list(self.there.running):
             progress.print(f"  warming up {name}")
             for workload in self.scale.workloads:
-                for clients in (1, 32):
-                    self._guarded(name, partial(self.runs.measure, running.target, self._warm(workload, clients)))
+                self._visit(name, {load_name(clients): self._warm(workload, clients) for clients in (1, max(CLIENTS))})
 
     def closed(self, workload: str, place: int) -> None:
-        """Clients that wait for their answers; with most of them the embedder without HTTP too."""
-        for step, clients in enumerate(CLIENTS):
-            name = load_name(clients)
-            progress.print(f"{WORKLOADS[workload]}, {name}")
-            seconds = self.scale.one_client_s if clients == 1 else self.scale.closed_s
-            load = LoadTest(
-                payloads=workload, arrivals="closed", clients=clients, warmup_s=self.scale.warmup_s, duration_s=seconds,
+        """Clients that wait for their answers, and the embedders without HTTP at as many texts as there are clients."""
+        progress.print(WORKLOADS[workload])
+        loads = {
+            load_name(clients): LoadTest(
+                payloads=workload,
+                arrivals="closed",
+                clients=clients,
+                warmup_s=self.scale.warmup_s,
+                duration_s=self.scale.one_client_s if clients == 1 else self.scale.closed_s,
                 timeout_s=ANSWER_S,
-            )  # fmt: skip
-            self._measure(workload, name, load, place + step, inside=clients == max(CLIENTS))
+            )
+            for clients in CLIENTS
+        }
+        self._measure(workload, loads, place, self.embedders)
 
     def open(self, workload: str, place: int) -> None:
         """Requests at times that do not wait for answers."""
-        best = max((own.requests_per_s for each in CLIENTS if (own := self._own(workload, each))), default=None)
-        if best is None:
-            return
-        for step, share in enumerate(self.scale.shares):
-            rate = round(share * best, 1)
-            progress.print(f"{WORKLOADS[workload]}, {share:.0%}: {rate} requests/s")
-            load = LoadTest(
-                payloads=workload, arrivals="poisson", rate=rate, users=USERS, warmup_s=self.scale.warmup_s,
-                duration_s=self.scale.open_s, timeout_s=ANSWER_S,
-            )  # fmt: skip
-            self._measure(workload, share_name(share), load, place + step)
-
-    def _own(self, workload: str, clients: int) -> Cell | None:
-        return Cells(self.cells, {}).get(KIT, workload, load_name(clients))
+        table = Cells(self.cells, {})
+        own = [each for clients in CLIENTS if (each := table.get(KIT, workload, load_name(clients)))]
+        best = max((each.requests_per_s for each in own), default=0.0)
+        loads = {
+            share_name(share): LoadTest(
+                payloads=workload,
+                arrivals="poisson",
+                rate=round(share * best, 1),
+                users=USERS,
+                warmup_s=self.scale.warmup_s,
+                duration_s=self.scale.open_s,
+                timeout_s=ANSWER_S,
+            )
+            for share in self.scale.shares
+            if share * best >= LOWEST_RATE
+        }
+        progress.print(f"{WORKLOADS[workload]}, at {', '.join(f'{load.rate:g}/s' for load in loads.values())}")
+        self._measure(workload, loads, place, {})
 
     def _warm(self, workload: str, clients: int) -> LoadTest:
         return LoadTest(
-            payloads=workload, arrivals="closed", clients=clients, warmup_s=0.0, duration_s=self.scale.settle_s,
+            payloads=workload,
+            arrivals="closed",
+            clients=clients,
+            warmup_s=0.0,
+            duration_s=self.scale.settle_s,
             timeout_s=PATIENCE_S,
-        )  # fmt: skip
+        )
 
-    def _measure(self, workload: str, name: str, load: LoadTest, first: int, *, inside: bool = False) -> None:
-        """All servers by turns. inside: the embedders without HTTP take turns with them."""
-        calls: dict[str, Callable[[], ShortRun | list[float] | None]] = {
-            server: partial(self._guarded, server, partial(self._run, running.target, load))
-            for server, running in self.there.running.items()
+    def _measure(self, workload: str, loads: Mapping[str, LoadTest], first: int, embedders: Mapping[str, Side]) -> None:
+        """Server by server, each under all loads, by turns; embedders take their turns with them."""
+        calls: dict[str, Callable[[], dict[str, ShortRun] | list[float]]] = {
+            server: partial(self._visit, server, loads) for server in (*self.there.running, *self.there.asleep)
         }
         texts = whole_batches(texts_of(workload))
-        for server, side in self.embedders.items() if inside else ():
-            calls[IN_PROCESS[server]] = partial(rates_for, side, texts, load.duration_s)
-        for label, results in in_turns(calls, self.scale.turns, rotate=True, first=first).items():
+        for server, side in embedders.items():
+            calls[IN_PROCESS[server]] = partial(rates_for, side, texts, self.scale.closed_s)
+        for name, results in in_turns(calls, self.scale.turns, rotate=True, first=first).items():
             rates = [rate for each in results if isinstance(each, list) for rate in each]
-            runs = [each for each in results if isinstance(each, ShortRun)]
             if rates:
-                self.cells.append(cells.inside(label, workload, name, rates, len(rates) * len(texts)))
-            elif runs and label in self.there.running:
-                self.cells.append(cells.cell(label, workload, name, runs, load.rate))
+                most = load_name(max(CLIENTS))
+                self.cells.append(cells.inside(name, workload, most, rates, len(rates) * len(texts)))
+            if name not in self.there.missing:
+                for load, asked in loads.items():
+                    runs = [each[load] for each in results if isinstance(each, dict) and load in each]
+                    self.cells += [cells.cell(name, workload, load, runs, asked.rate)] if runs else []
 
-    def _run(self, target: Target, load: LoadTest) -> ShortRun:
-        """A run, and then a request that waits until the queue which the run may have left is empty."""
-        run = self.runs.measure(target, load)
-        if run.summary.requests and run.summary.failed == run.summary.requests:
-            raise Failed(f"every request failed: {run.summary.samples}")
-        if load.rate is not None or run.summary.failed:
-            short_runs.ask_once(target, load.model_copy(update={"timeout_s": PATIENCE_S}))
-        return run
-
-    def _guarded(self, server: str, call: Callable[[], ShortRun]) -> ShortRun | None:
-        if server not in self.there.running:
-            return None
+    def _visit(self, name: str, loads: Mapping[str, LoadTest]) -> dict[str, ShortRun]:
+        """A server under each of these loads; one that is asleep is started for it."""
         try:
-            return call()
-        except Failed as error:
-            del self.there.running[server]
-            self.there.missing[server] = f"failed under load: {servers.in_a_line(str(error))}"
-            progress.print(f"  {server}: {self.there.missing[server]}")
-            return None
+            if name in self.there.running:
+                return self._under(self.there.running[name].target, loads)
+            if name in self.there.asleep:
+                with self.there.asleep[name].start() as began:
+                    clients = max(CLIENTS)
+                    self.runs.measure(began.target, self._warm(next(iter(loads.values())).payloads, clients))
+                    return self._under(began.target, loads)
+        except (Failed, KitError, Missing) as error:
+            self.there.fail(name, f"failed under load: {servers.in_a_line(str(error))}")
+        return {}
+
+    def _under(self, target: Target, loads: Mapping[str, LoadTest]) -> dict[str, ShortRun]:
+        """A run under each, and then a request that waits until the queue which the run may have left is empty."""
+        found = {}
+        for name, load in loads.items():
+            run = self.runs.measure(target, load)
+            if run.summary.requests and run.summary.failed == run.summary.requests:
+                raise Failed(f"every request failed: {run.summary.samples}")
+            if load.rate is not None or run.summary.failed:
+                short_runs.ask_once(target, load.model_copy(update={"timeout_s": PATIENCE_S}))
+            found[name] = run
+        return found
 
 
 def whole_batches(texts: Sequence[str]) -> list[str]:
@@ -181,102 +200,16 @@ def at_rest(running: Mapping[str, Running], seconds: float) -> dict[str, float]:
     return {name: 100 * (processes.cpu_s(each.pid) - before[name]) / seconds for name, each in running.items()}
 
 
-def load_name(clients: int) -> str:
-    """A closed loop's."""
-    return f"{clients} client{'s' * (clients > 1)}"
-
-
-def share_name(share: float) -> str:
-    """An open loop's."""
-    return f"{share:.0%} of our best"
-
-
 def describe(
-    server: Server, there: Servers, idle: Mapping[str, float], memory: Mapping[str, float], cells: Sequence[Cell]
+    server: Server, missing: str, uses: Mapping[str, Mapping[str, float]], cells: Sequence[Cell]
 ) -> dict[str, Any]:
-    """A server's line in the table of servers."""
+    """A server's line in the table of servers. uses: what by server, in the units of their names."""
     sizes = [each.reply_bytes for each in cells if each.server == server.name and each.reply_bytes]
-    running = there.running.get(server.name)
     return {
         "name": server.name,
         "precision": server.precision,
         "settings": server.settings,
-        "start_s": None if running is None else round(running.start_s, 1),
-        "idle_percent": round(idle[server.name], 2) if server.name in idle else None,
-        "memory_mib": round(memory[server.name]) if server.name in memory else None,
+        **{what: round(own[server.name], 1) if server.name in own else None for what, own in uses.items()},
         "reply_bytes": round(statistics.fmean(sizes)) if sizes else None,
-        "missing": there.missing.get(server.name, ""),
+        "missing": missing,
     }
-
-
-def rows(table: Cells, known: Sequence[Server], workloads: Sequence[str]) -> list[Row]:
-    """What the issue asks of HTTP."""
-    return [
-        *chain.from_iterable(recipe_rows(table, ours) for ours in (KIT, KIT_INT8)),
-        *chain.from_iterable(others_rows(table, known, ours, workloads) for ours in (KIT, KIT_INT8)),
-        *chain.from_iterable(in_process_rows(table, ours, workloads) for ours in (KIT, KIT_INT8)),
-    ]
-
-
-def recipe_rows(table: Cells, ours: str) -> list[Row]:
-    """Against the article's recipe, eager and compiled."""
-    throughput, p50 = RECIPE_TARGETS[ours]
-    one, most = load_name(1), load_name(max(CLIENTS))
-    against = f"{ours} against the article's recipe"
-    return [
-        table.throughput(f"mixed, {most}: {against}", ours, RECIPE, "mixed", most, throughput),
-        table.latency(f"short queries, {one}, p50: {against}", ours, RECIPE, "short_queries", one, "p50", p50),
-        table.throughput(f"mixed, {most}: {against}, compiled", ours, COMPILED, "mixed", most),
-        table.latency(f"short queries, {one}, p50: {against}, compiled", ours, COMPILED, "short_queries", one, "p50"),
-    ]
-
-
-def others_rows(table: Cells, known: Sequence[Server], ours: str, workloads: Sequence[str]) -> list[Row]:
-    """Against the best other server of the same precision: each closed loop, and the worst of them first."""
-    precision = next(server.precision for server in known if server.name == ours)
-    others = [server.name for server in known if server.precision == precision and server.name != ours]
-    rates, lows = [], []
-    for workload in workloads:
-        for clients in CLIENTS:
-            load = load_name(clients)
-            best = table.best(others, workload, load)
-            name = best.server if best else others[0]
-            where = f"{WORKLOADS[workload]}, {load}"
-            rate = table.throughput(
-                f"{where}: {ours} against the best other", ours, name, workload, load, OTHERS_TARGET
-            )
-            low = table.latency(f"{where}, p95: {ours} against the same", ours, name, workload, load, "p95", P95_TARGET)
-            rates.append(noted(rate, name if best else ""))
-            lows.append(noted(low, name if best else ""))
-    worst = [lowest(f"{ours} against the best other server, lowest of all", rates, OTHERS_TARGET)]
-    worst.append(lowest(f"{ours}, p95 against the same, lowest of all", lows, P95_TARGET))
-    return [*worst, *rates, *lows]
-
-
-def noted(row: Row, words: str) -> Row:
-    """The row with words before its note."""
-    return Row(row.what, row.value, row.unit, "; ".join(filter(None, (words, row.note))), row.target, row.at_most)
-
-
-def lowest(what: str, found: Sequence[Row], target: float) -> Row:
-    """The smallest of ratios, and which it is."""
-    known = [(row.value, row) for row in found if row.value is not None]
-    if not known:
-        return Row(what, None, "×", found[0].note if found else "not measured", target)
-    value, row = min(known, key=lambda pair: pair[0])
-    return Row(what, value, "×", f"{row.what.partition(':')[0]}; {row.note}", target)
-
-
-def in_process_rows(table: Cells, ours: str, workloads: Sequence[str]) -> list[Row]:
-    """What HTTP leaves of the embedder's own throughput at the same batch."""
-    most = load_name(max(CLIENTS))
-    found = []
-    for workload in workloads:
-        what = f"{WORKLOADS[workload]}, {most}: {ours}, of in process"
-        own, inside = table.get(ours, workload, most), table.get(IN_PROCESS[ours], workload, most)
-        if own is None or inside is None:
-            found.append(Row(what, None, "%", table.reason(ours), HTTP_TARGET))
-            continue
-        note = f"{own.requests_per_s:.1f} of {inside.requests_per_s:.1f} texts/s"
-        found.append(Row(what, 100 * own.requests_per_s / inside.requests_per_s, "%", note, HTTP_TARGET))
-    return found
