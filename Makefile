@@ -7,7 +7,7 @@ ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
-.PHONY: serve serve-rag test test-slow test-load test-deploy test-aws test-image test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients test-sagemaker-sdk bench bench-classifier bench-llama bench-loadtest bench-rag int8 digits lint format schema stop clean
+.PHONY: serve serve-rag test test-slow test-load test-deploy test-aws test-image test-torchserve-0.11 test-neuron-image test-ipex test-rag-clients test-sagemaker-sdk bench bench-classifier bench-llama bench-loadtest bench-rag bench-peers int8 digits lint format schema stop clean
 serve: .venv/.installed
 	@$(PY) kit.py serve $(MODEL) $(ARGS)
 
@@ -116,6 +116,20 @@ test-sagemaker-sdk: .venv/.installed-dev .venv/sagemaker/.installed
 .venv/rag/.installed: .venv/.installed requirements-rag-clients.txt
 	@$(PYTHON) -m venv .venv/rag
 	@.venv/rag/bin/python -m pip install --disable-pip-version-check --quiet --requirement requirements-rag-clients.txt
+	@touch $@
+
+# Against LitServe, infinity, ONNX Runtime and the articles' recipe: most of an hour, on a machine that does nothing else.
+# The peers' environments take some minutes and 6 GB; one that cannot be installed is reported in the tables.
+PEERS := onnx litserve infinity infinity-onnx
+bench-peers: .venv/.installed-dev .venv/int8/torchao
+	-@$(MAKE) --no-print-directory --keep-going $(PEERS:%=.venv/peers/%/.installed)
+	$(PY) -m loadtest.bench_peers $(ARGS)
+
+.venv/peers/%/.installed: loadtest/peers/requirements-peers-%.txt
+	@echo "installing the peer $*"
+	@rm -rf .venv/peers/$* && $(PYTHON) -m venv .venv/peers/$*
+	@.venv/peers/$*/bin/python -m pip install --disable-pip-version-check --quiet --requirement $< \
+		>.venv/peers/$*/install.log 2>&1
 	@touch $@
 
 # The digits' teacher, and the student that is shipped: about 12 minutes.

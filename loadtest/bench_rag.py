@@ -8,27 +8,24 @@ Writes rag.json, .md and .png; parts that --only leaves out stay as they were. T
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from archives import STORE, assets, indexing
 from archives.indexing import embedding
 from archives.indexing.evaluate import evaluate, read_questions
 from loadtest import lab, rag_servers, rag_sides, workload
-from loadtest.figures import BENCHMARKS, markdown_table, write_readme
-from loadtest.passport import in_words, passport
+from loadtest.benchmark import Benchmark, Found, Row, described, in_turns, ratio, rows_of, shown
+from loadtest.figures import markdown_table
 from loadtest.rag_sides import Asked, Indexed, Side
 from loadtest.run import Run
 from loadtest.serving import Served
@@ -46,12 +43,7 @@ CLIENTS = 16
 KIT, KIT_INT8 = "this kit", "this kit, int8"
 EAGER, COMPILED = "the article's script, eager", "the article's script, torch.compile"
 STOCK, STOCK_BATCHED = "the article's pipeline in a handler", "the same, a batch in one call"
-DIGITS = {"×": 2, "ms": 2, "%": 1, "": 3}
-"""Of figures in these units; others have one."""
 IN_README = ("against the article's script", "against the article's pipeline")
-TABLE_COLUMNS = 160
-out = Console(highlight=False)
-progress = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -69,16 +61,6 @@ class Scale:
 
 
 QUICK = Scale("quick", warmup=10, timed=10, index_turns=1, query_turns=2, http_warmup_s=2.0, http_s=4.0, http_turns=1)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure; a whole number is shown as one."""
-
-    what: str
-    value: float | int
-    unit: str
-    note: str = ""
 
 
 def script(scale: Scale) -> list[Row]:
@@ -161,16 +143,6 @@ def quality(scale: Scale) -> list[Row]:
 PARTS: dict[str, Callable[[Scale], list[Row]]] = {"script": script, "http": http, "quality": quality}
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
-    """What each call returned, one after the other, turns times: A B A B, so that drift favours none."""
-    results: dict[str, list[Any]] = {name: [] for name in calls}
-    for turn in range(turns):
-        for name, call in calls.items():
-            progress.print(f"  turn {turn + 1} of {turns}: {name}")
-            results[name].append(call())
-    return results
-
-
 def asking(side: Side, questions: Sequence[str], warmup: int, timed: int) -> Callable[[], Asked]:
     """A turn of queries."""
     return lambda: side.ask(questions, warmup, timed, K)
@@ -187,11 +159,6 @@ def loading(served: Served, load: LoadTest) -> Callable[[], Run]:
         return run
 
     return run
-
-
-def ratio(what: str, above: Sequence[float], below: Sequence[float], note: str = "") -> Row:
-    """Of medians."""
-    return Row(what, statistics.median(above) / statistics.median(below), "×", note)
 
 
 def indexing_rows(indexed: Mapping[str, Sequence[Indexed]], note: str) -> list[Row]:
@@ -281,12 +248,6 @@ def quartiles(values: Sequence[float]) -> str:
     return f"quartiles {low:.2f} to {high:.2f}, {len(values)} queries"
 
 
-def shown(row: Row) -> str:
-    """A figure with its unit, with as many digits as it deserves."""
-    number = str(row.value) if isinstance(row.value, int) else f"{row.value:.{DIGITS.get(row.unit, 1)}f}"
-    return f"{number}{'' if row.unit in ('×', '%') else ' '}{row.unit}".strip()
-
-
 HEAD = ("what", "measured", "note")
 
 
@@ -295,17 +256,12 @@ def cells(row: Row) -> list[str]:
     return [row.what, shown(row), row.note]
 
 
-def rows_of(document: dict[str, Any], part: str) -> list[Row]:
-    """A part's rows out of the document."""
-    return [Row(**row) for row in document["parts"][part]["rows"]]
-
-
 def markdown(document: dict[str, Any]) -> str:
     """rag.md."""
     there = [part for part in PARTS if part in document["parts"]]
     ratios = [row for part in there for row in rows_of(document, part) if row.unit == "×"]
     sections = "\n\n".join(
-        f"## {part}\n\n{described(part)}\n\n{document['parts'][part]['measured_on']}.\n\n"
+        f"## {part}\n\n{described(PARTS[part])}\n\n{document['parts'][part]['measured_on']}.\n\n"
         f"{markdown_table(HEAD, [cells(row) for row in rows_of(document, part)])}"
         for part in there
     )
@@ -321,11 +277,6 @@ Medians, measured by turns; a ratio is one of medians of the same run. Clients a
 
 {sections}
 """
-
-
-def described(part: str) -> str:
-    """A part's own words, unindented."""
-    return "\n".join(line.strip() for line in (PARTS[part].__doc__ or "").strip().splitlines())
 
 
 def write_plot(document: dict[str, Any], target: Path) -> None:
@@ -349,9 +300,7 @@ def write_plot(document: dict[str, Any], target: Path) -> None:
 
 
 def write(document: dict[str, Any], folder: Path) -> None:
-    """rag.json, .md and .png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "rag.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """rag.md and .png."""
     (folder / "rag.md").write_text(markdown(document))
     write_plot(document, folder / "rag.png")
 
@@ -367,46 +316,19 @@ def readme(document: dict[str, Any]) -> str:
     return markdown_table(("retrieval, pydoc-rag", "measured"), rows)
 
 
-def print_table(document: dict[str, Any]) -> None:
-    """All rows, for people."""
-    table = Table(*HEAD, box=None)
-    for part in filter(document["parts"].get, PARTS):
-        for row in rows_of(document, part):
-            table.add_row(*cells(row))
-    Console(highlight=False, width=max(TABLE_COLUMNS, out.width)).print(table)
+def _without_more(part: Callable[[Scale], list[Row]]) -> Callable[[Scale], Found]:
+    """The part, as Benchmark takes it."""
+
+    @wraps(part)
+    def measure(scale: Scale) -> Found:
+        return Found(part(scale))
+
+    return measure
 
 
-def main() -> None:
-    """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, metavar="DIR", help="instead of docs/benchmarks")
-    parser.add_argument("--quick", action="store_true", help="few queries and short runs: only to try it out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document to FILE too")
-    arguments = parser.parse_args()
-    scale = QUICK if arguments.quick else Scale()
-    folder = arguments.out or (WORK / "quick" if arguments.quick else BENCHMARKS)
-    earlier = folder / "rag.json"
-    document: dict[str, Any] = json.loads(earlier.read_text()) if earlier.exists() else {"parts": {}}
-    for part in arguments.only or PARTS:
-        progress.print(f"{part}: {described(part)}")
-        started = time.perf_counter()
-        rows = PARTS[part](scale)
-        card = passport()
-        document["parts"][part] = {
-            "passport": card,
-            "measured_on": in_words(card),
-            "seconds": round(time.perf_counter() - started, 1),
-            "rows": [asdict(row) for row in rows],
-        }
-        write(document, folder)  # after each, so that a later part that fails costs nothing
-    if folder == BENCHMARKS and all(part in document["parts"] for part in PARTS):
-        write_readme("bench-rag", readme(document))
-    print_table(document)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document))
-
+BENCHMARK = Benchmark(
+    "rag", {name: _without_more(part) for name, part in PARTS.items()}, Scale(), QUICK, WORK, write, readme, cells, HEAD
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main(__doc__)

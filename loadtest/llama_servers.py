@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from archives import assets, build
 from deploy import local, readiness
 from deploy.render import Ports, ServerOptions
 from loadtest.llama_clients import Endpoint
+from loadtest.stock_servers import AnyAnswer
 from model_configs.archive_files import CONFIG_FILE, MANIFEST_FILE, read_golden
 from model_configs.schema import ModelConfig
-from servekit.golden import Golden
 from servekit.settings import LlamaSettings
 
 VERSION = "1.0"
@@ -27,15 +26,6 @@ PORTS = {"continuous": 18480, "micro": 18490, "stock": 18500}
 SHARED: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 600}
 SEED_PARALLELISM = {"preprocess": 2, "inference": 1, "postprocess": 2}
 STOCK_HANDLER = Path(__file__).with_name("stock_llama_handler.py")
-
-
-@dataclass(frozen=True)
-class AnyAnswer(Golden):
-    """A request that warms a worker up and is right whatever comes: the stock handler answers in no known form."""
-
-    def verdict(self, reply: bytes) -> str:
-        """What is wrong with a reply."""
-        return "" if reply else "an empty answer"
 
 
 def config(

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import faiss
 import torch
@@ -21,8 +18,9 @@ from torch._dynamo.utils import counters
 from archives import STORE, indexing
 from archives.indexing import build, embedding
 from archives.indexing.evaluate import Search
+from loadtest.line_process import LineProcess
 from model_configs import ROOT
-from model_configs.errors import Failed, KitError
+from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
 from servekit.embedder import TextEmbedder
 from servekit.retrieval.index import Index, encoder_fingerprint
@@ -30,8 +28,6 @@ from servekit.vectors import normalised
 
 PEER = Path(__file__).with_name("rag_peer.py")
 ENVIRONMENT = ROOT / ".venv" / "rag"
-PEER_WORDS = 20
-"""Lines of its log that are shown when the script has died."""
 
 
 @dataclass(frozen=True)
@@ -82,49 +78,24 @@ class Peer:
 
     def __init__(self, model: Path, kind: Literal["eager", "compile"], log: Path) -> None:
         """log: a file for what it says. Raises KitError, Failed."""
-        command = [str(python()), str(PEER), str(model), kind]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self._log = log
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        hello = self._read()
-        self.versions: dict[str, str] = hello["versions"]
-        self.threads: int = hello["threads"]
+        self._process = LineProcess("the article's script", [str(python()), str(PEER), str(model), kind], log)
+        self.versions: dict[str, str] = self._process.hello["versions"]
+        self.threads: int = self._process.hello["threads"]
 
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def __exit__(self, *exception: object) -> None:
+        self._process.__exit__(*exception)
 
     def index(self) -> Indexed:
         """FAISS.from_documents."""
-        return Indexed(**self._told({"index": True}))
+        return Indexed(**self._process.told({"index": True}))
 
     def ask(self, questions: Sequence[str], warmup: int, timed: int, k: int) -> Asked:
         """FAISS.similarity_search."""
-        return Asked(**self._told({"questions": list(questions), "warmup": warmup, "timed": timed, "k": k}))
-
-    def _told(self, words: dict[str, Any]) -> dict[str, Any]:
-        with suppress(BrokenPipeError):  # _read says why it has died
-            print(json.dumps(words), file=self._process.stdin, flush=True)
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            words = self._log.read_text(errors="replace").strip().splitlines()[-PEER_WORDS:]
-            raise Failed("the article's script ended:\n" + "\n".join(words))
-        read: dict[str, Any] = json.loads(line)
-        return read
+        words = {"questions": list(questions), "warmup": warmup, "timed": timed, "k": k}
+        return Asked(**self._process.told(words))
 
 
 class Kit:
