@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from contextlib import suppress
 
 import psutil
@@ -22,11 +23,13 @@ def adopt_orphans() -> None:
 
 def end_children() -> None:
     """Kill all that is left, as the kernel does when a container's first process ends."""
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    # Again, since one that is about to be killed may start another, which is then ours.
+    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=KILL_TIMEOUT_S)
 
 
 def reap() -> None:
