@@ -78,7 +78,8 @@ servers share the CPUs.
 
 
 def _section(found: Mapping[str, Any], part: str, words: str) -> str:
-    lines = [f"## {part.replace('_', ' ')}", words, f"{found['measured_on']}; {found['seconds'] / 60:.0f} minutes."]
+    taken = f"it took {found['seconds'] / 60:.1f} minutes"
+    lines = [f"## {part.replace('_', ' ')}", words, f"{found['measured_on']}; {taken}."]
     rows = [Row(**row) for row in found["rows"]]
     if part == "http":
         lines += [servers_table(found), *_loads(found)]
