@@ -6,6 +6,7 @@ runs there.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from model_configs import ROOT
@@ -34,4 +35,9 @@ def last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.exists() else []
     told = [line for line in lines if line]
     errors = [line for line in told if "error" in line.lower()]
-    return (errors or told or [""])[-1][:300]
+    return anywhere((errors or told or [""])[-1])[:300]
+
+
+def anywhere(words: str) -> str:
+    """Words for a page that is read elsewhere: without hosts and without where the project lies."""
+    return re.sub(r"https?://\S+|host='[^']*'", "…", words.replace(f"{ROOT}/", ""))

@@ -151,7 +151,7 @@ def started(servers: Sequence[Server]) -> Iterator[Servers]:
 def in_a_line(words: str) -> str:
     """The last line that says something, with the first before it."""
     lines = [line.strip() for line in words.splitlines() if line.strip()] or ["no words"]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"[:400]
+    return environments.anywhere(lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}")[:400]
 
 
 def check(target: Target, golden: Golden, precision: Precision) -> None:

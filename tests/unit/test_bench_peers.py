@@ -79,6 +79,11 @@ def test_last_words_are_the_last_error(tmp_path: Path, log: str | None, words: s
     assert environments.last_words(file) == words
 
 
+def test_a_reason_names_no_hosts_and_no_folders_of_this_machine() -> None:
+    words = f"ERROR: https://a.example/simple/x of host='a.example' in {ROOT}/.venv/peers"
+    assert environments.anywhere(words) == "ERROR: … of … in .venv/peers"
+
+
 @pytest.mark.parametrize("name", environments.NAMES)
 def test_every_environment_is_pinned_and_has_the_kit_s_torch(name: str) -> None:
     lines = (ROOT / "loadtest" / "peers" / f"requirements-peers-{name}.txt").read_text().splitlines()
@@ -428,7 +433,7 @@ def test_a_server_that_fails_under_load_is_missing_and_the_others_go_on() -> Non
     there = Servers({name: running(name) for name in (KIT, RECIPE)})
     bench = through_http.Bench(SCALE, there, {}, runs)  # type: ignore[arg-type]
     bench.closed("mixed", 0)
-    assert there.missing == {RECIPE: "failed under load: http://x: connection: refused"}
+    assert there.missing == {RECIPE: "failed under load: … connection: refused"}
     assert {each.server for each in bench.cells} == {KIT}
     assert [name for name, _ in runs.asked].count(RECIPE) == 1
 
