@@ -15,6 +15,8 @@ from typing import Any
 from model_configs import ROOT
 from model_configs.errors import Failed
 
+END_S = 5.0
+"""From the end of its output to its own."""
 LAST_LINES = 20
 """Lines of its log that are shown when it has died."""
 
@@ -62,10 +64,18 @@ class LineProcess:
             print(json.dumps(words), file=self._process.stdin, flush=True)
         return self._read()
 
+    def _ended(self) -> int | str:
+        """The exit code, negative for a signal."""
+        try:
+            return self._process.wait(timeout=END_S)
+        except subprocess.TimeoutExpired:
+            return "its output closed"
+
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
+            code = self._ended()
             words = self._log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
-            raise Failed(f"{self.name} ended:\n" + "\n".join(words))
+            raise Failed("\n".join([f"{self.name} ended with {code}:", *words]))
         read: dict[str, Any] = json.loads(line)
         return read

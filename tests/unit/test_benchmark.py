@@ -103,7 +103,7 @@ def test_a_process_is_told_lines_and_its_last_words_are_shown(tmp_path: Path) ->
         assert process.hello == {"hello": 1}
         assert process.told({"number": 4}) == {"twice": 8}
         assert process.pid > 0
-        with pytest.raises(Failed, match="it ended:\nit went wrong"):
+        with pytest.raises(Failed, match="it ended with 3:\nit went wrong"):
             process.told({"end": True})
 
 
