@@ -193,11 +193,12 @@ def calibration_folder(config: AnyModelConfig) -> Path | None:
 
 def _require_tools(config: AnyModelConfig) -> None:
     settings = config.handler
-    here = fingerprint.levels()
+    levels = fingerprint.levels()
+    here = levels[0] if levels else "none that is known"
     for level in settings.compile.machines if isinstance(settings, EmbeddingSettings) else ():
-        if level not in here:
+        if level not in levels:
             raise KitError(
-                f"{config.model.name}: for {level} nothing can be compiled here: this CPU is {here[0]}",
+                f"{config.model.name}: for {level} nothing can be compiled here: this CPU is {here}",
                 f"build the archive on a machine that is {level}, and add its artefacts here: kit.py archive "
                 f"{config.model.name} --artifacts-from ARCHIVE",
             )

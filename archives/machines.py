@@ -14,9 +14,9 @@ from archives.build import read_sums
 from model_configs.archive_files import ARTEFACTS_FOLDER, read_entry
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
+from servekit.fingerprint import FINGERPRINT_FILE, PACKAGE_FILE
 from servekit.settings import EmbeddingSettings, Level
 
-PACKAGE_FILE, FINGERPRINT_FILE = "encoder.pt2", "encoder.json"
 SAME = ("torch", "model_sha256", "settings")
 
 

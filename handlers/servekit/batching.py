@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PassLimits:
+    """Of one forward pass. padding: share of its token slots, at most."""
+
+    texts: int
+    tokens: int
+    padding: float
 
 
 def plan_groups(

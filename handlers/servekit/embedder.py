@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from servekit.encoders import PassLimits, load_encoder
+from servekit.batching import PassLimits
+from servekit.encoders import load_encoder
 from servekit.encoders.module import encoder_spec
 from servekit.log import log
 from servekit.settings import EmbeddingSettings

@@ -26,6 +26,8 @@ LEVELS = {
 }
 """Kinds of CPU that an encoder is compiled for, the best first, and what each has: those that Inductor tells apart
 (cpu_vec_isa.py)."""
+PACKAGE_FILE, FINGERPRINT_FILE = "encoder.pt2", "encoder.json"
+"""An encoder's artefact, in the folder of its level."""
 # The kernel's names for some of those; torch before 2.10 has no list of its own.
 FLAG_NAMES = {"avx512f": "avx512_f", "fma": "fma3", "asimd": "neon"}
 CHUNK_BYTES = 1 << 20
@@ -49,13 +51,18 @@ def model_sha256(model_dir: Path, code: Sequence[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def machine() -> dict[str, str]:
-    """The torch build and the instruction set of this process: {"torch": "2.13.0", "isa": "x86_64 avx2 …"}."""
+def torch_version() -> str:
+    """The release of torch, without the build: "2.13.0"."""
     import torch
 
+    return torch.__version__.split("+")[0]
+
+
+def machine() -> dict[str, str]:
+    """The torch build and the instruction set of this process: {"torch": "2.13.0", "isa": "x86_64 avx2 …"}."""
     architecture, features = cpu_features()
     names = [name for name in ISA_FEATURES if name in features]
-    return {"torch": torch.__version__.split("+")[0], "isa": " ".join([architecture, *names])}
+    return {"torch": torch_version(), "isa": " ".join([architecture, *names])}
 
 
 def cpu_features() -> tuple[str, set[str]]:

@@ -13,7 +13,8 @@ import torch
 import torch._dynamo
 
 from servekit import fingerprint
-from servekit.encoders import Encoder, PassLimits, aot, jit, load_encoder
+from servekit.batching import PassLimits
+from servekit.encoders import Encoder, aot, jit, load_encoder
 from servekit.encoders.eager import EagerEncoder
 from servekit.encoders.module import EncoderSpec, PooledEncoder, encoder_spec, load_module
 from servekit.encoders.packed import PackedEncoder, first_position
@@ -71,7 +72,7 @@ def test_aot_computes_nothing_on_padding(tiny_artefact: Path) -> None:
 def test_packed_texts_never_see_each_other(tmp_path: Path, pooling: str, family: str) -> None:
     spec = spec_of(make_tiny_model(tmp_path, pooling=pooling, family=family))
     module = load_module(spec)
-    alone = [module(*pad([text], (1, len(text)), spec.pad_id))[0] for text in texts_of(5, 30, 1, 11)]
+    alone = [module(*pad([text], spec.pad_id))[0] for text in texts_of(5, 30, 1, 11)]
     packed = PackedEncoder(module)
     vectors = packed(*pack(texts_of(5, 30, 1, 11), first_position(packed.encoder)))
     torch.testing.assert_close(vectors, torch.stack(alone), atol=1e-5, rtol=1e-4)
@@ -143,10 +144,10 @@ def test_an_artefact_that_does_not_fit_falls_back_to_jit(
     value: str,
     reason: str,
 ) -> None:
-    found = json.loads((tiny_artefact / LEVEL / aot.FINGERPRINT_FILE).read_text())
+    found = json.loads((tiny_artefact / LEVEL / fingerprint.FINGERPRINT_FILE).read_text())
     (tmp_path / LEVEL).mkdir()
-    (tmp_path / LEVEL / aot.FINGERPRINT_FILE).write_text(json.dumps({**found, key: value}))
-    (tmp_path / LEVEL / aot.PACKAGE_FILE).write_bytes(b"must not be read")
+    (tmp_path / LEVEL / fingerprint.FINGERPRINT_FILE).write_text(json.dumps({**found, key: value}))
+    (tmp_path / LEVEL / fingerprint.PACKAGE_FILE).write_bytes(b"must not be read")
     encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
     assert encoder.mode == "jit"
     assert len(messages) == 1
@@ -162,7 +163,7 @@ def test_an_artefact_for_another_cpu_is_not_loaded(
 ) -> None:
     other = next(level for level in fingerprint.LEVELS if level not in fingerprint.levels())
     (tmp_path / other).mkdir()
-    (tmp_path / other / aot.PACKAGE_FILE).write_bytes(b"must not be read")
+    (tmp_path / other / fingerprint.PACKAGE_FILE).write_bytes(b"must not be read")
     encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
     assert encoder.mode == "jit"
     assert f"cpu: built for {other}, here {LEVEL}" in messages[0]
@@ -178,8 +179,8 @@ def test_the_best_of_several_artefacts_is_taken(
     spec = spec_of(tiny_model)
     for level in ("avx2", LEVEL):
         shutil.copytree(tiny_artefact / LEVEL, tmp_path / level)
-        found = json.loads((tmp_path / level / aot.FINGERPRINT_FILE).read_text())
-        (tmp_path / level / aot.FINGERPRINT_FILE).write_text(json.dumps({**found, "cpu": level}))
+        found = json.loads((tmp_path / level / fingerprint.FINGERPRINT_FILE).read_text())
+        (tmp_path / level / fingerprint.FINGERPRINT_FILE).write_text(json.dumps({**found, "cpu": level}))
     monkeypatch.setattr(fingerprint, "levels", lambda: [LEVEL, "avx2"])
     assert aot.find(spec, tmp_path) == tmp_path / LEVEL
     monkeypatch.setattr(fingerprint, "levels", lambda: ["avx2"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from servekit import fingerprint
+from servekit.settings import Level
 
 CPUINFO = "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu fma avx2 avx512f avx512_vnni\n\nprocessor\t: 1\n"
 
@@ -29,3 +31,7 @@ def test_differences_are_named() -> None:
     assert fingerprint.difference({"isa": "a", "torch": "1"}, {"isa": "b", "torch": "1"}) == "isa: built for b, here a"
     assert fingerprint.difference({"isa": "a"}, {"isa": "a", "more": "x"}) == ""
     assert fingerprint.difference({"isa": "a"}, {}) == "isa: built for nothing, here a"
+
+
+def test_the_settings_know_the_same_levels_in_the_same_order() -> None:
+    assert get_args(Level) == tuple(fingerprint.LEVELS)

@@ -20,8 +20,8 @@ def prepared(folder: Path, **levels: dict[str, str]) -> Path:
     """A folder as assets.prepare makes it."""
     for level, described in levels.items():
         (folder / level).mkdir(parents=True)
-        (folder / level / machines.PACKAGE_FILE).write_bytes(level.encode())
-        (folder / level / machines.FINGERPRINT_FILE).write_text(json.dumps({**described, "cpu": level}))
+        (folder / level / fingerprint.PACKAGE_FILE).write_bytes(level.encode())
+        (folder / level / fingerprint.FINGERPRINT_FILE).write_text(json.dumps({**described, "cpu": level}))
     return folder
 
 
@@ -39,10 +39,10 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_what_is_not_here_is_taken(archive: Path, tmp_path: Path) -> None:
     own = prepared(tmp_path / "own", avx2=FITTING)
-    (own / "avx2" / machines.PACKAGE_FILE).write_bytes(b"own")
+    (own / "avx2" / fingerprint.PACKAGE_FILE).write_bytes(b"own")
     assert machines.adopt(archive, own) == ["neon"]
-    assert (own / "avx2" / machines.PACKAGE_FILE).read_bytes() == b"own"
-    assert (own / "neon" / machines.PACKAGE_FILE).read_bytes() == b"neon"
+    assert (own / "avx2" / fingerprint.PACKAGE_FILE).read_bytes() == b"own"
+    assert (own / "neon" / fingerprint.PACKAGE_FILE).read_bytes() == b"neon"
     with pytest.raises(KitError, match="has no artefacts that are not here already"):
         machines.adopt(archive, own)
 
@@ -77,11 +77,18 @@ def test_only_encoders_are_compiled_for_others() -> None:
         machines.compiled_for(load_model("digits"), ["avx2"])
 
 
+@pytest.mark.parametrize(("levels", "here"), [(["avx512", "avx2"], "avx512"), ([], "none that is known")])
 def test_what_cannot_be_compiled_here_is_said(
-    minilm: AnyModelConfig, minilm_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minilm: AnyModelConfig,
+    minilm_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    levels: list[str],
+    here: str,
 ) -> None:
-    monkeypatch.setattr(fingerprint, "levels", lambda: ["avx512", "avx2"])
+    monkeypatch.setattr(fingerprint, "levels", lambda: levels)
     with pytest.raises(KitError) as raised:
         assets.prepare(machines.compiled_for(minilm, ["avx2", "amx"]), minilm_weights, tmp_path)
-    assert str(raised.value) == "minilm: for amx nothing can be compiled here: this CPU is avx512"
+    first = "amx" if levels else "avx2"
+    assert str(raised.value) == f"minilm: for {first} nothing can be compiled here: this CPU is {here}"
     assert "--artifacts-from" in raised.value.hint

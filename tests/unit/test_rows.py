@@ -26,7 +26,7 @@ def test_packed_tokens_stand_once_and_find_back(texts: list[list[int]], first: i
 @given(TEXTS, st.integers(0, 2), st.integers(0, 3))
 def test_padded_rows_hold_each_text_and_nothing_else(texts: list[list[int]], more_rows: int, more_columns: int) -> None:
     shape = (len(texts) + more_rows, max(map(len, texts)) + more_columns)
-    ids, mask = pad(texts, shape, pad_id=7)
+    ids, mask = pad(texts, 7, shape)
     assert ids.shape == mask.shape == shape
     for row, text in enumerate(texts):
         assert ids[row][mask[row].bool()].tolist() == text

@@ -6,26 +6,17 @@ module.py is the model; eager.py, jit.py and aot.py each run it in one way. Know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from servekit.batching import PassLimits
 from servekit.encoders.module import EncoderSpec
 from servekit.encoders.rows import Ids
 from servekit.errors import UnusableArtefact
 from servekit.log import log
 from servekit.settings import CompileSettings
-
-
-@dataclass(frozen=True)
-class PassLimits:
-    """Of one forward pass. padding: share of its token slots, at most."""
-
-    texts: int
-    tokens: int
-    padding: float
 
 
 class Encoder(Protocol):

@@ -10,24 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from servekit import aot, fingerprint
-from servekit.batching import plan_groups
+from servekit.batching import PassLimits, plan_groups
 from servekit.encoders.module import EncoderSpec, load_module
 from servekit.encoders.packed import PackedEncoder, first_position, packable
 from servekit.encoders.rows import Ids, pack, pad
+from servekit.fingerprint import FINGERPRINT_FILE, PACKAGE_FILE
 from servekit.log import log
 from servekit.quantise import LINEARS
 
-if TYPE_CHECKING:
-    from servekit.encoders import PassLimits
-
-PACKAGE_FILE = "encoder.pt2"
-FINGERPRINT_FILE = "encoder.json"
 ATTENTION_PADDING = 0.5
 """Share of a packed pass's attention that may be padding: a tenth of the work at 256 tokens, less below."""
 SAMPLE_LENGTHS = (9, 4, 7)
@@ -36,7 +32,7 @@ SAMPLE_LENGTHS = (9, 4, 7)
 def wanted_fingerprint(spec: EncoderSpec, level: str) -> dict[str, str]:
     """What an artefact has to be made from and for to be right for spec on this kind of CPU, with this torch."""
     return {
-        "torch": torch.__version__.split("+")[0],
+        "torch": fingerprint.torch_version(),
         "cpu": level,
         "model_sha256": fingerprint.model_sha256(spec.model_dir),
         "settings": spec.settings_key,
@@ -76,7 +72,7 @@ def build(spec: EncoderSpec, artefact: Path, level: str) -> None:
         inputs = pack(texts, layout["first_position"])
         sizes = ({0: tokens}, {0: tokens}, {0: batch, 1: length}, {0: tokens})
     else:
-        inputs = pad(texts, (len(texts), max(map(len, texts))), spec.pad_id)
+        inputs = pad(texts, spec.pad_id)
         sizes = ({0: batch, 1: length},) * 2
     with aot.compiling_for(level):
         aot.compile_package(module, inputs, artefact / PACKAGE_FILE, sizes)
@@ -87,7 +83,7 @@ def module_and_layout(spec: EncoderSpec) -> tuple[torch.nn.Module, dict[str, Any
     """The module to compile, packed if it then answers as the padded one does, and how to call it."""
     padded = load_module(spec)
     texts = [[1] * min(length, spec.max_length) for length in SAMPLE_LENGTHS]
-    expected = padded(*pad(texts, (len(texts), max(map(len, texts))), spec.pad_id))
+    expected = padded(*pad(texts, spec.pad_id))
     layout: dict[str, Any] = {"packed": packable(padded.encoder), "first_position": 0, "pad_id": spec.pad_id}
     module: torch.nn.Module = padded
     if layout["packed"]:
@@ -115,7 +111,7 @@ class AotEncoder:
     def __call__(self, texts: Ids) -> Tensor:
         if self._packed:
             return self._package(*pack(texts, self._first_position))
-        return self._package(*pad(texts, (len(texts), max(2, *map(len, texts))), self._pad_id))
+        return self._package(*pad(texts, self._pad_id, (len(texts), max(2, *map(len, texts)))))
 
     def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:
         padding = max(limits.padding, ATTENTION_PADDING) if self._packed else limits.padding

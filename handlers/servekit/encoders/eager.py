@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from servekit.batching import plan_groups
+from servekit.batching import PassLimits, plan_groups
 from servekit.encoders.module import EncoderSpec, load_module
 from servekit.encoders.rows import Ids, pad
-
-if TYPE_CHECKING:
-    from servekit.encoders import PassLimits
 
 
 class EagerEncoder:
@@ -27,7 +23,7 @@ class EagerEncoder:
 
     @torch.inference_mode()
     def __call__(self, texts: Ids) -> Tensor:
-        vectors: Tensor = self._module(*pad(texts, (len(texts), max(map(len, texts))), self._pad_id))
+        vectors: Tensor = self._module(*pad(texts, self._pad_id))
         return vectors
 
     def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:

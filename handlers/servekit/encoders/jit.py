@@ -8,7 +8,6 @@ freezing were slower than eager, so batches are padded to buckets, and every buc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch._dynamo.config
@@ -16,13 +15,10 @@ import torch._dynamo.utils
 import torch._inductor.config
 from torch import Tensor
 
-from servekit.batching import plan_groups, smallest_at_least
+from servekit.batching import PassLimits, plan_groups, smallest_at_least
 from servekit.encoders.module import EncoderSpec, load_module
 from servekit.encoders.rows import Ids, pad
 from servekit.settings import CompileSettings
-
-if TYPE_CHECKING:
-    from servekit.encoders import PassLimits
 
 
 class JitEncoder:
@@ -42,7 +38,7 @@ class JitEncoder:
 
     @torch.inference_mode()
     def __call__(self, texts: Ids) -> Tensor:
-        vectors: Tensor = self._module(*pad(texts, self._shape([len(text) for text in texts]), self._pad_id))
+        vectors: Tensor = self._module(*pad(texts, self._pad_id, self._shape([len(text) for text in texts])))
         return vectors[: len(texts)]
 
     def plan(self, lengths: Sequence[int], limits: PassLimits) -> list[list[int]]:

@@ -14,8 +14,12 @@ from torch import Tensor
 Ids = Sequence[Sequence[int]]
 
 
-def pad(texts: Ids, shape: tuple[int, int], pad_id: int) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask, [B, L] int64 each, right-padded. shape may have more rows than there are texts."""
+def pad(texts: Ids, pad_id: int, shape: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask, [B, L] int64 each, right-padded.
+
+    shape: (B, L), which may be more than texts fill; what they fill where it is None.
+    """
+    shape = shape or (len(texts), max(map(len, texts)))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     # Rows that only fill a bucket attend to one token: a row of nothing but masked tokens is NaN in softmax.
