@@ -6,6 +6,7 @@ Knows nothing of requests.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,17 +36,21 @@ class TextEmbedder:
         self._compiled = 0
 
     def warm_up(self) -> float:
-        """Run the warm-up shapes, then once more the largest, timed. Returns tokens/s at that shape."""
+        """Run the warm-up shapes as far as passes get so large, then once more the largest, timed.
+
+        Returns tokens/s at that shape.
+        """
         warmup = self._settings.warmup
         lengths = sorted({min(length, self.spec.max_length) for length in warmup.lengths})
         batches = sorted({min(batch, self._settings.max_batch_texts) for batch in warmup.batch_sizes})
-        shapes = self.encoder.warmup_shapes([(batch, length) for batch in batches for length in lengths])
+        wanted = self.encoder.warmup_shapes([(batch, length) for batch in batches for length in lengths])
+        shapes = dict.fromkeys((self._rows_of_a_pass(rows, columns), columns) for rows, columns in wanted)
         for rows, columns in shapes:
             started = time.perf_counter()
             self.dimension = self.encoder(self._blank(rows, columns)).shape[1]
             taken_ms = 1e3 * (time.perf_counter() - started)
             log.info("%s: warm-up %d × %d tokens, %.0f ms", self.spec.name, rows, columns, taken_ms)
-        rows, columns = max(shapes)
+        rows, columns = max(shapes, key=math.prod)
         started = time.perf_counter()
         self.encoder(self._blank(rows, columns))
         self._compiled = self.encoder.compilations()
@@ -69,6 +74,9 @@ class TextEmbedder:
         """Forward passes one by one, the longest texts first: places in rows, vectors [places, D]."""
         for group in self.encoder.plan([len(row.ids) for row in rows], self._limits):
             yield group, np.asarray(self.encoder([rows[place].ids for place in group]).numpy())
+
+    def _rows_of_a_pass(self, rows: int, columns: int) -> int:
+        return len(self.encoder.plan([columns] * rows, self._limits)[0])
 
     def _blank(self, rows: int, columns: int) -> list[list[int]]:
         return [[self.tokenizer.pad_id] * columns] * rows

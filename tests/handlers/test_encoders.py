@@ -14,6 +14,7 @@ import torch._dynamo
 
 from servekit import fingerprint
 from servekit.batching import PassLimits
+from servekit.embedder import TextEmbedder
 from servekit.encoders import Encoder, aot, jit, load_encoder
 from servekit.encoders.eager import EagerEncoder
 from servekit.encoders.module import EncoderSpec, PooledEncoder, encoder_spec, load_module
@@ -238,3 +239,30 @@ def test_settings_win_over_the_models_files(tiny_model: Path) -> None:
     assert (spec.pooling, spec.normalize, spec.max_length) == ("cls", False, 16)
     spec = spec_of(tiny_model)
     assert (spec.pooling, spec.normalize, spec.max_length) == ("mean", True, 32)
+
+
+def test_warm_up_runs_no_more_than_a_pass_may_hold(tiny_model: Path, tmp_path: Path) -> None:
+    """A pass of 32 texts of 256 tokens would take memory that no request ever asks for."""
+    settings = EmbeddingSettings.model_validate(
+        {
+            "compile": {"mode": "eager"},
+            "warmup": {"batch_sizes": [1, 8], "lengths": [8, MAX_LENGTH]},
+            "max_pass_tokens": 64,
+        }
+    )
+    embedder = TextEmbedder("tiny", tiny_model, settings, tmp_path)
+    shapes = []
+    encode = embedder.encoder
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(encode, name)
+
+        def __call__(self, texts: list[list[int]]) -> torch.Tensor:
+            shapes.append((len(texts), len(texts[0])))
+            return encode(texts)
+
+    embedder.encoder = Watched()
+    assert embedder.warm_up() > 0
+    assert shapes[:-1] == [(1, 8), (1, MAX_LENGTH), (8, 8), (2, MAX_LENGTH)]
+    assert shapes[-1] in ((8, 8), (2, MAX_LENGTH))
