@@ -35,7 +35,7 @@ KEPT = 3
 SHARED_SOURCES = ("servekit/aot.py", "servekit/fingerprint.py", "servekit/golden.py", "servekit/settings.py")
 _ENCODER = (
     "servekit.encoders.build",
-    ("servekit/encoders/*.py", "servekit/quantise.py", *SHARED_SOURCES, "servekit/sentence_files.py"),
+    ("servekit/encoders/*.*", "servekit/quantise.py", *SHARED_SOURCES, "servekit/sentence_files.py"),
 )
 BUILDERS = {
     "embedding_handler.py": _ENCODER,
@@ -131,7 +131,7 @@ def prepare(config: AnyModelConfig, weights: Path, cache: Path) -> Path:
     done = cache / f"{config.model.name}-{prepared_key(config, weights)}"
     if done.is_dir():
         return done
-    _require_tools(config)
+    _require_tools(config, weights)
     cache.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as building,
@@ -191,27 +191,43 @@ def calibration_folder(config: AnyModelConfig) -> Path | None:
     return folder
 
 
-def _require_tools(config: AnyModelConfig) -> None:
+def _require_tools(config: AnyModelConfig, weights: Path) -> None:
     settings = config.handler
-    levels = fingerprint.levels()
-    here = levels[0] if levels else "none that is known"
-    for level in settings.compile.machines if isinstance(settings, EmbeddingSettings) else ():
-        if level not in levels:
-            raise KitError(
-                f"{config.model.name}: for {level} nothing can be compiled here: this CPU is {here}",
-                f"build the archive on a machine that is {level}, and add its artefacts here: kit.py archive "
-                f"{config.model.name} --artifacts-from ARCHIVE",
-            )
-    if "compiler" in settings.needs and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "g++", "clang++"])):
+    needs = dict(settings.needs)
+    if isinstance(settings, EmbeddingSettings) and settings.compile.mode == "aot":
+        by_inductor = _levels_by_inductor(config, weights)
+        levels = fingerprint.levels()
+        here = levels[0] if levels else "none that is known"
+        for level, reason in by_inductor.items():
+            if level not in levels:
+                raise KitError(
+                    f"{config.model.name}: for {level} nothing can be compiled here: this CPU is {here}, and for the "
+                    f"kernels, {reason}",
+                    f"build the archive on a machine that is {level}, and add its artefacts here: kit.py archive "
+                    f"{config.model.name} --artifacts-from ARCHIVE",
+                )
+        if not by_inductor:
+            needs.pop("torchao", None)
+    if "compiler" in needs and not any(map(shutil.which, [os.environ.get("CXX", "g++"), "g++", "clang++"])):
         raise KitError(
-            f"{config.model.name}: {settings.needs['compiler']} needs a C++ compiler, and there is none",
-            f"install g++ or clang++, or set {settings.needs['compiler'].split(':')[0]} to eager",
+            f"{config.model.name}: {needs['compiler']} needs a C++ compiler, and there is none",
+            f"install g++ or clang++, or set {needs['compiler'].split(':')[0]} to eager",
         )
-    if "torchao" in settings.needs and not (QUANTISER / "torchao").is_dir():
+    if "torchao" in needs and not (QUANTISER / "torchao").is_dir():
         raise KitError(
-            f"{config.model.name}: {settings.needs['torchao']} needs torchao, and it is not in {QUANTISER}",
+            f"{config.model.name}: {needs['torchao']} needs torchao, and it is not in {QUANTISER}",
             f"make int8, or pip install --no-deps --target {QUANTISER} --requirement requirements-int8.txt",
         )
+
+
+def _levels_by_inductor(config: AnyModelConfig, weights: Path) -> dict[str, str]:
+    """The kinds of CPU that an encoder's archive has no kernels for, and why."""
+    from servekit.encoders.artefacts import unfit  # not above: it imports torch
+    from servekit.encoders.module import encoder_spec
+
+    spec = encoder_spec(config.model.name, weights, config.handler)
+    wanted = config.handler.compile.machines or fingerprint.levels()[:1]
+    return {level: reason for level in wanted if (reason := unfit(spec, level))}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from archives.build import read_sums
 from model_configs.archive_files import ARTEFACTS_FOLDER, read_entry
 from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig
-from servekit.fingerprint import FINGERPRINT_FILE, PACKAGE_FILE
+from servekit.fingerprint import FINGERPRINT_FILE
 from servekit.settings import EmbeddingSettings, Level
 
 SAME = ("torch", "model_sha256", "settings")
@@ -44,13 +44,12 @@ def adopt(archive: Path, prepared: Path) -> list[str]:
     if not own:
         raise KitError(f"{archive.name}: this model has no artefacts of its own to compare with", "compile.mode: aot")
     wanted = json.loads(own[0].read_text())
-    adopted = []
-    for name in sorted(read_sums(archive)):
+    names, adopted = sorted(read_sums(archive)), []
+    for name in names:
         parts = name.split("/")
         if parts[0] != ARTEFACTS_FOLDER or parts[-1] != FINGERPRINT_FILE or (prepared / parts[1]).exists():
             continue
-        content = read_entry(archive, name)
-        found = json.loads(content)
+        found = json.loads(read_entry(archive, name))
         for key in SAME:
             if found.get(key) != wanted[key]:
                 raise KitError(
@@ -59,8 +58,8 @@ def adopt(archive: Path, prepared: Path) -> list[str]:
                 )
         folder = prepared / parts[1]
         folder.mkdir()
-        (folder / PACKAGE_FILE).write_bytes(read_entry(archive, f"{ARTEFACTS_FOLDER}/{parts[1]}/{PACKAGE_FILE}"))
-        (folder / FINGERPRINT_FILE).write_bytes(content)
+        for entry in (each for each in names if each.startswith(f"{ARTEFACTS_FOLDER}/{parts[1]}/")):
+            (folder / entry.split("/")[-1]).write_bytes(read_entry(archive, entry))
         adopted.append(parts[1])
     if not adopted:
         raise KitError(f"{archive} has no artefacts that are not here already", "kit.py archive --compile-for … there")

@@ -26,8 +26,8 @@ LEVELS = {
 }
 """Kinds of CPU that an encoder is compiled for, the best first, and what each has: those that Inductor tells apart
 (cpu_vec_isa.py)."""
-PACKAGE_FILE, FINGERPRINT_FILE = "encoder.pt2", "encoder.json"
-"""An encoder's artefact, in the folder of its level."""
+PACKAGE_FILE, LIBRARY_FILE, FINGERPRINT_FILE = "encoder.pt2", "encoder.so", "encoder.json"
+"""An encoder's artefact, in the folder of its level: Inductor's package or the kernels, and what it fits."""
 # The kernel's names for some of those; torch before 2.10 has no list of its own.
 FLAG_NAMES = {"avx512f": "avx512_f", "fma": "fma3", "asimd": "neon"}
 CHUNK_BYTES = 1 << 20

@@ -22,15 +22,18 @@ Buckets = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 class CompileSettings(Strict):
     """How the encoder is run.
 
-    aot: an AOTInductor package built with the archive, any batch and length, nothing compiled in the worker.
+    aot: compiled into the archive, any batch and length, nothing compiled in the worker.
     jit: torch.compile in the worker, one graph for each (batch, length) bucket, all compiled before the first request.
     eager: PyTorch as it is.
     """
 
     mode: Literal["aot", "jit", "eager"] = "aot"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
-    """aot only. int8: weights by row and activations by token in 8 bits; the archive is built with torchao. bf16:
-    linear layers in bfloat16, for CPUs that have it."""
+    """aot only. int8: weights by row and activations by token in 8 bits. bf16: linear layers in bfloat16, for CPUs that
+    have it."""
+    backend: Literal["auto", "inductor"] = "auto"
+    """aot only. auto: the kit's own C++ kernels where they know model and CPU (the family of BERT in float32 and int8
+    on x86-64), else AOTInductor. inductor: always that; int8 then needs torchao."""
     require_artifacts: bool = False
     """aot only: a worker for which the archive holds no fitting artefact does not start, instead of compiling."""
     machines: Annotated[tuple[Level, ...], Field(strict=False)] = ()
@@ -45,6 +48,7 @@ class CompileSettings(Strict):
         if self.mode != "aot":
             wanted = {
                 f"precision: {self.precision}": self.precision != "fp32",
+                f"backend: {self.backend}": self.backend != "auto",
                 "require_artifacts: true": self.require_artifacts,
                 f"machines: {list(self.machines)}": bool(self.machines),
             }

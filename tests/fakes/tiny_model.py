@@ -33,15 +33,20 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean", normalize: bool = True) -> Path:
-    """Write the folder: weights, tokenizer, and the files that name pooling, normalisation and length."""
+def make_tiny_model(
+    folder: Path, *, family: str = "bert", pooling: str = "mean", normalize: bool = True, hidden: int = 32
+) -> Path:
+    """Write the folder: weights, tokenizer, and the files that name pooling, normalisation and length.
+
+    hidden: size; the kernels know multiples of 64.
+    """
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": len(VOCABULARY),
-        "hidden_size": 32,
+        "hidden_size": hidden,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "intermediate_size": 64,
+        "intermediate_size": 2 * hidden,
         "max_position_embeddings": 64,
         "pad_token_id": 0,
     }
@@ -64,7 +69,7 @@ def make_tiny_model(folder: Path, *, family: str = "bert", pooling: str = "mean"
     flag = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens"}[pooling]
     _write(
         folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": 32}
+        {"word_embedding_dimension": hidden}
         | {f"pooling_mode_{name}": name == flag for name in ("mean_tokens", "cls_token", "max_tokens")},
     )
     _write(folder / "sentence_bert_config.json", {"max_seq_length": MAX_LENGTH, "do_lower_case": False})

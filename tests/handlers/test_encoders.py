@@ -15,11 +15,11 @@ import torch._dynamo
 from servekit import fingerprint
 from servekit.batching import PassLimits
 from servekit.embedder import TextEmbedder
-from servekit.encoders import Encoder, aot, jit, load_encoder
+from servekit.encoders import Encoder, aot, artefacts, jit, load_encoder
 from servekit.encoders.eager import EagerEncoder
 from servekit.encoders.module import EncoderSpec, PooledEncoder, encoder_spec, load_module
 from servekit.encoders.packed import PackedEncoder, first_position
-from servekit.encoders.rows import pack, pad
+from servekit.encoders.rows import Ids, pack, pad
 from servekit.errors import UnusableArtefact
 from servekit.settings import CompileSettings, EmbeddingSettings
 from tests.fakes.tiny_model import MAX_LENGTH, VOCABULARY, make_tiny_model
@@ -44,17 +44,17 @@ def tiny_artefact(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return built(spec_of(tiny_model), tmp_path_factory.mktemp("artefacts"))
 
 
-def built(spec: EncoderSpec, artefacts: Path) -> Path:
-    folder = artefacts / LEVEL
+def built(spec: EncoderSpec, root: Path) -> Path:
+    folder = root / LEVEL
     folder.mkdir()
-    aot.build(spec, folder, LEVEL)
-    return artefacts
+    artefacts.build(spec, folder, LEVEL)
+    return root
 
 
 @pytest.mark.parametrize("lengths", [(2,), (13,), (MAX_LENGTH,) * 4, (7, 3, 5), (1,), (MAX_LENGTH, 1, 2, 1)])
 def test_aot_takes_any_batch_and_length(tiny_model: Path, tiny_artefact: Path, lengths: tuple[int, ...]) -> None:
     spec = spec_of(tiny_model)
-    found = aot.find(spec, tiny_artefact)
+    found = artefacts.find(spec, tiny_artefact)
     assert found == tiny_artefact / LEVEL
     encoder = aot.AotEncoder(found)
     texts = texts_of(*lengths)
@@ -183,12 +183,12 @@ def test_the_best_of_several_artefacts_is_taken(
         found = json.loads((tmp_path / level / fingerprint.FINGERPRINT_FILE).read_text())
         (tmp_path / level / fingerprint.FINGERPRINT_FILE).write_text(json.dumps({**found, "cpu": level}))
     monkeypatch.setattr(fingerprint, "levels", lambda: [LEVEL, "avx2"])
-    assert aot.find(spec, tmp_path) == tmp_path / LEVEL
+    assert artefacts.find(spec, tmp_path) == tmp_path / LEVEL
     monkeypatch.setattr(fingerprint, "levels", lambda: ["avx2"])
-    assert aot.find(spec, tmp_path) == tmp_path / "avx2"
+    assert artefacts.find(spec, tmp_path) == tmp_path / "avx2"
     monkeypatch.setattr(fingerprint, "levels", lambda: ["amx", "avx2"])
     with caplog.at_level(logging.INFO, logger="servekit"):
-        assert aot.find(spec, tmp_path) == tmp_path / "avx2"
+        assert artefacts.find(spec, tmp_path) == tmp_path / "avx2"
     assert caplog.messages == ["tiny: the artefact is for avx2, this CPU is amx: slower than need be"]
 
 
@@ -258,7 +258,7 @@ def test_warm_up_runs_no_more_than_a_pass_may_hold(tiny_model: Path, tmp_path: P
         def __getattr__(self, name: str) -> Any:
             return getattr(encode, name)
 
-        def __call__(self, texts: list[list[int]]) -> torch.Tensor:
+        def __call__(self, texts: Ids) -> torch.Tensor:
             shapes.append((len(texts), len(texts[0])))
             return encode(texts)
 

@@ -1,6 +1,7 @@
-"""Text encoders: token ids in, one vector a text out, in three modes behind one interface.
+"""Text encoders: token ids in, one vector a text out, in several modes behind one interface.
 
-module.py is the model; eager.py, jit.py and aot.py each run it in one way. Knows nothing of text, requests or batches.
+module.py is the model; eager.py, jit.py, aot.py and kernels.py each run it in one way; artefacts.py is what the last
+two leave in an archive. Knows nothing of text, requests or batches.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def load_encoder(spec: EncoderSpec, compile_settings: CompileSettings, artefacts
     # Imported here, since a mode that is not used need not be importable (eager: no Inductor).
     mode = compile_settings.mode
     if mode == "aot":
-        from servekit.encoders import aot
+        from servekit.encoders import artefacts as compiled
 
-        found = aot.find(spec, artefacts)
+        found = compiled.find(spec, artefacts)
         if isinstance(found, Path):
-            return aot.AotEncoder(found)
+            return compiled.load(spec, found)
         if compile_settings.require_artifacts:
             raise UnusableArtefact(f"{spec.name}: handler.compile.require_artifacts: {found}")
         log.info("%s: ahead-of-time artefact not used (%s); compiling in the worker instead", spec.name, found)

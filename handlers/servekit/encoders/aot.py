@@ -1,8 +1,7 @@
 """The encoder as an AOTInductor package: compiled when the archive is built, loaded in a tenth of a second.
 
 One package takes any batch and length up to the largest, so there are no buckets and nothing is ever compiled in
-the worker. An archive may hold one for each kind of CPU (fingerprint.LEVELS), in a folder of its name. Where the model
-allows it, texts are packed and nothing is computed on padding (packed.py).
+the worker. Where the model allows it, texts are packed and nothing is computed on padding (packed.py).
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from servekit import aot, fingerprint
+from servekit import aot
 from servekit.batching import PassLimits, plan_groups
 from servekit.encoders.module import EncoderSpec, load_module
 from servekit.encoders.packed import PackedEncoder, first_position, packable
 from servekit.encoders.rows import Ids, pack, pad
 from servekit.fingerprint import FINGERPRINT_FILE, PACKAGE_FILE
-from servekit.log import log
 from servekit.quantise import LINEARS
 
 ATTENTION_PADDING = 0.5
@@ -29,32 +27,8 @@ ATTENTION_PADDING = 0.5
 SAMPLE_LENGTHS = (9, 4, 7)
 
 
-def wanted_fingerprint(spec: EncoderSpec, level: str) -> dict[str, str]:
-    """What an artefact has to be made from and for to be right for spec on this kind of CPU, with this torch."""
-    return {
-        "torch": fingerprint.torch_version(),
-        "cpu": level,
-        "model_sha256": fingerprint.model_sha256(spec.model_dir),
-        "settings": spec.settings_key,
-    }
-
-
-def find(spec: EncoderSpec, artefacts: Path) -> Path | str:
-    """The folder of the best artefact that may be loaded here, or why there is none."""
-    levels = fingerprint.levels()
-    there = [folder.name for folder in sorted(artefacts.glob("*")) if (folder / PACKAGE_FILE).exists()]
-    fitting = [level for level in levels if level in there]
-    if not fitting:
-        built = f"built for {', '.join(there)}" if there else "none in the archive"
-        return f"cpu: {built}, here {levels[0] if levels else 'none that is known'}"
-    chosen = artefacts / fitting[0]
-    if fitting[0] != levels[0]:
-        log.info("%s: the artefact is for %s, this CPU is %s: slower than need be", spec.name, fitting[0], levels[0])
-    return aot.mismatch(chosen / FINGERPRINT_FILE, wanted_fingerprint(spec, fitting[0])) or chosen
-
-
-def build(spec: EncoderSpec, artefact: Path, level: str) -> None:
-    """Compile spec into artefact/encoder.pt2 and write its fingerprint. Needs a C++ compiler; takes about 25 s.
+def build(spec: EncoderSpec, package: Path, level: str) -> dict[str, Any]:
+    """Compile spec into the file package; returns how to call it. Needs a C++ compiler; takes about 25 s.
 
     level: of fingerprint.levels(). Anything but the first needs build_environment(level) from the process's start.
     """
@@ -75,8 +49,8 @@ def build(spec: EncoderSpec, artefact: Path, level: str) -> None:
         inputs = pad(texts, spec.pad_id)
         sizes = ({0: batch, 1: length},) * 2
     with aot.compiling_for(level):
-        aot.compile_package(module, inputs, artefact / PACKAGE_FILE, sizes)
-    aot.write_fingerprint(artefact / FINGERPRINT_FILE, {**wanted_fingerprint(spec, level), **layout})
+        aot.compile_package(module, inputs, package, sizes)
+    return layout
 
 
 def module_and_layout(spec: EncoderSpec) -> tuple[torch.nn.Module, dict[str, Any]]:

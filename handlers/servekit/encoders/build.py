@@ -2,8 +2,8 @@
 
     python -m servekit.encoders.build MODEL_DIR OUT_DIR NAME SETTINGS_JSON
 
-Writes OUT_DIR/golden.json, and with compile.mode aot OUT_DIR/<kind of CPU>/encoder.pt2 and encoder.json for each
-kind of compile.machines; a fifth argument names the one that it is to write alone.
+Writes OUT_DIR/golden.json, and with compile.mode aot a folder OUT_DIR/<kind of CPU> with its artefact for each kind
+of compile.machines; a fifth argument names the one that it is to write alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from servekit import fingerprint
 from servekit.aot import build_environment
-from servekit.encoders import aot
+from servekit.encoders import artefacts
 from servekit.encoders.eager import EagerEncoder
 from servekit.encoders.module import EncoderSpec, encoder_spec
 from servekit.golden import Golden
@@ -52,7 +52,7 @@ def main(model_dir: str, out_dir: str, name: str, settings_json: str, level: str
     spec, out = encoder_spec(name, Path(model_dir), settings), Path(out_dir)
     if level:
         (out / level).mkdir()
-        aot.build(spec, out / level, level)
+        artefacts.build(spec, out / level, level)
         return
     make_golden(spec).save(out)
     if settings.compile.mode == "aot":

@@ -25,12 +25,13 @@ class EncoderSpec:
     max_batch: int
     trust_remote_code: bool
     precision: str = "fp32"
+    backend: str = "auto"
     pad_id: int = 0
 
     @property
     def settings_key(self) -> str:
         """The settings that a compiled artefact has built in, as a string."""
-        return json.dumps([self.pooling, self.normalize, self.max_length, self.max_batch, self.precision])
+        return json.dumps([self.pooling, self.normalize, self.max_length, self.max_batch, self.precision, self.backend])
 
 
 def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> EncoderSpec:
@@ -48,6 +49,7 @@ def encoder_spec(name: str, model_dir: Path, settings: EmbeddingSettings) -> Enc
         max_batch=settings.max_batch_texts,
         trust_remote_code=settings.trust_remote_code,
         precision=settings.compile.precision,
+        backend=settings.compile.backend,
         pad_id=config.get("pad_token_id") or 0,
     )
 
