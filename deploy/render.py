@@ -20,6 +20,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 LOOPBACK = "127.0.0.1"
 TOKEN_LIFE_MIN = 60 * 24 * 365
 """Tokens are made anew at every start; TorchServe's 60 minutes would end a service that nobody rotates them for."""
+JVM_OPTIONS = ("-XX:+ExitOnOutOfMemoryError", "-XX:TieredStopAtLevel=1")
+"""The second compiler's code is no faster for a frontend that copies bytes (0.2 ms a request either way), and for the
+first quarter of a minute under load it takes CPUs from the model (docs/decisions/0022)."""
 MAX_RESPONSE_BYTES = 128 << 20
 """A worker whose reply is larger than this is killed; TorchServe's own 6.5 MB are 1500 vectors of 384 floats."""
 
@@ -111,7 +114,7 @@ def _safe_and_quiet(options: ServerOptions, folder: Path) -> dict[str, object]:
         "metrics_config": folder / "metrics.yaml",
         # A Python process started every minute to read /proc; a node exporter does that without one.
         "disable_system_metrics": True,
-        "vmargs": f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'} -XX:+ExitOnOutOfMemoryError",
+        "vmargs": " ".join([f"-Dlog4j.configurationFile=file://{folder / 'log4j2.xml'}", *JVM_OPTIONS]),
     }
 
 

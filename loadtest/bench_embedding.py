@@ -1,7 +1,8 @@
 """The embedding handler's ladder, in this process and through HTTP: python -m loadtest.bench_embedding.
 
 In process, seed 000's steps on one model and the same inputs, in short bursts by turns, so that noise hits all alike:
-eager → torch.compile → + frozen, prepacked weights → + inference_mode, and the ahead-of-time package that is served.
+eager → torch.compile → + frozen, prepacked weights → + inference_mode, then what is compiled ahead of time: Inductor's
+package and the kit's kernels.
 Through HTTP, closed loops of 1 and 32 clients against the server that `kit.py serve` starts.
 Writes docs/benchmarks/embedding.json, .md and .png, and the table in README.md; the last line is the JSON document.
 """
@@ -12,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,8 @@ from deploy.render import Ports, ServerOptions
 from loadtest.figures import BENCHMARKS, write_readme
 from loadtest.passport import in_words, passport
 from model_configs.archive_files import read_golden
-from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model
-from servekit.encoders import aot
+from servekit.encoders import Encoder, load_encoder
 from servekit.encoders.module import EncoderSpec, encoder_spec, load_module
 from servekit.timing import BURST, by_turns
 
@@ -42,6 +42,7 @@ STEPS = {
     "freezing": "+ freezing, prepack",
     "inference_mode": "+ inference_mode",
     "aot": "AOTInductor package",
+    "kernels": "the kit's kernels",
 }
 SECONDS_PER_SHAPE = 20.0
 AT_LEAST = 5
@@ -61,7 +62,19 @@ def yaml_shapes(config: AnyModelConfig, spec: EncoderSpec) -> list[tuple[int, in
     return [(batch, length) for batch in batches for length in lengths]
 
 
-def make_steps(spec: EncoderSpec, artefact: Path) -> dict[str, Forward]:
+def compiled_ahead(config: AnyModelConfig, weights: Path) -> dict[str, Encoder]:
+    """Inductor's package and, where they know the model and this CPU, the kernels; prepared if need be."""
+    found = {}
+    for backend in ("inductor", "auto"):
+        settings = config.handler.compile.model_copy(update={"backend": backend, "require_artifacts": True})
+        own = config.model_copy(update={"handler": config.handler.model_copy(update={"compile": settings})})
+        artefacts = assets.prepare(own, weights, STORE / ".prepared")
+        encoder = load_encoder(encoder_spec(config.model.name, weights, own.handler), settings, artefacts)
+        found[encoder.mode] = encoder
+    return found
+
+
+def make_steps(spec: EncoderSpec, ahead: Mapping[str, Encoder]) -> dict[str, Forward]:
     """One callable a step. Each compiled one has a backend of its own, so that Dynamo never mixes their graphs."""
     module = load_module(spec)
     plain, frozen = {"freezing": False}, {"freezing": True, "cpp.weight_prepack": True}
@@ -69,14 +82,10 @@ def make_steps(spec: EncoderSpec, artefact: Path) -> dict[str, Forward]:
         name: (torch.compile(module, dynamic=False, fullgraph=True, options=dict(options)), options)
         for name, options in (("compile", plain), ("freezing", frozen), ("inference_mode", frozen))
     }
-    found = aot.find(spec, artefact)
-    if not isinstance(found, Path):
-        raise KitError(f"minilm: {found}", "kit.py archive minilm --force")
-    package = aot.AotEncoder(found)
 
     def run(name: str, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-        if name == "aot":
-            return package(ids.tolist())
+        if name in ahead:
+            return ahead[name](ids.tolist())
         no_gradient = torch.inference_mode if name == "inference_mode" else torch.no_grad
         if name == "eager":
             with no_gradient():
@@ -89,7 +98,7 @@ def make_steps(spec: EncoderSpec, artefact: Path) -> dict[str, Forward]:
     def bind(name: str) -> Forward:
         return lambda ids, mask: run(name, ids, mask)
 
-    return {name: bind(name) for name in STEPS}
+    return {name: bind(name) for name in STEPS if name in ahead or name not in ("aot", "kernels")}
 
 
 def measure(steps: dict[str, Forward], shape: tuple[int, int]) -> dict[str, float]:
@@ -107,12 +116,12 @@ def measure(steps: dict[str, Forward], shape: tuple[int, int]) -> dict[str, floa
     }
 
 
-def in_process(config: AnyModelConfig, artefact: Path, weights: Path) -> list[dict[str, Any]]:
+def in_process(config: AnyModelConfig, weights: Path) -> list[dict[str, Any]]:
     """A row a shape: the issue's four, then the YAML's buckets."""
     spec = encoder_spec(config.model.name, weights, config.handler)
     shapes = list(dict.fromkeys([*ISSUE_SHAPES, *yaml_shapes(config, spec)]))
     torch._dynamo.config.recompile_limit = len(shapes) * len(STEPS)
-    steps = make_steps(spec, artefact)
+    steps = make_steps(spec, compiled_ahead(config, weights))
     return [
         {"batch": shape[0], "tokens": shape[1], "ms": measure(steps, shape)}
         for shape in track(shapes, description="in process", console=Console(stderr=True))
@@ -163,14 +172,20 @@ def through_http(config: AnyModelConfig, archive: build.Archive) -> dict[str, An
     return {"start_to_right_answer_s": starts, "closed_loop": loops}
 
 
+def steps_of(document: dict[str, Any]) -> list[str]:
+    """Those that were measured; what is served comes last."""
+    return list(document["in_process"][0]["ms"])
+
+
 def write_markdown(document: dict[str, Any]) -> None:
     """docs/benchmarks/embedding.md."""
-    head = "| batch × tokens | " + " | ".join(STEPS.values()) + " | eager ÷ package |"
-    lines = [head, "|" + "---|" * (len(STEPS) + 2)]
+    steps = steps_of(document)
+    head = "| batch × tokens | " + " | ".join(STEPS[name] for name in steps) + " | eager ÷ served |"
+    lines = [head, "|" + "---|" * (len(steps) + 2)]
     for row in document["in_process"]:
         ms = row["ms"]
-        cells = " | ".join(f"{ms[name]:.1f}" for name in STEPS)
-        lines.append(f"| {row['batch']} × {row['tokens']} | {cells} | {ms['eager'] / ms['aot']:.2f} |")
+        cells = " | ".join(f"{ms[name]:.1f}" for name in steps)
+        lines.append(f"| {row['batch']} × {row['tokens']} | {cells} | {ms['eager'] / ms[steps[-1]]:.2f} |")
     http = document["http"]
     loops = [
         f"| {loop['clients']} | {loop['requests_per_s']} | {loop['p50_ms']} | {loop['p95_ms']} |"
@@ -206,26 +221,28 @@ def write_plot(document: dict[str, Any]) -> None:
 
     rows = document["in_process"]
     figure, axes = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
-    width = 0.8 / len(STEPS)
-    for place, (name, label) in enumerate(STEPS.items()):
+    steps = steps_of(document)
+    width = 0.8 / len(steps)
+    for place, name in enumerate(steps):
         heights = [row["ms"]["eager"] / row["ms"][name] for row in rows]
-        axes.bar([x + place * width for x in range(len(rows))], heights, width, label=label)
+        axes.bar([x + place * width for x in range(len(rows))], heights, width, label=STEPS[name])
     axes.set_xticks([x + 0.4 - width / 2 for x in range(len(rows))], [f"{r['batch']}×{r['tokens']}" for r in rows])
     axes.set_xlabel("batch × tokens")
     axes.set_ylabel("speed, eager = 1")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set_title(f"{document['model']}, {document['threads']} threads, {document['passport']['cpu']}", fontsize=10)
     axes.margins(y=0.15)
-    axes.legend(ncols=len(STEPS), fontsize=8, loc="upper center")
+    axes.legend(ncols=len(steps), fontsize=8, loc="upper center")
     figure.savefig(BENCHMARKS / "embedding.png", dpi=110)
 
 
 def write_readme_table(document: dict[str, Any]) -> None:
     """The figures between the two marks of README.md."""
     one, many = document["http"]["closed_loop"]
+    served = steps_of(document)[-1]
     by_shape = {(row["batch"], row["tokens"]): row["ms"] for row in document["in_process"]}
     speed = "; ".join(
-        f"{by_shape[shape]['eager'] / by_shape[shape]['aot']:.2f}× at {shape[0]}×{shape[1]}" for shape in ISSUE_SHAPES
+        f"{by_shape[shape]['eager'] / by_shape[shape][served]:.2f}× at {shape[0]}×{shape[1]}" for shape in ISSUE_SHAPES
     )
     start_s = document["http"]["start_to_right_answer_s"][-1]
     table = f"""| model | against eager, in process | 1 client | 32 clients | start to first right answer |
@@ -247,7 +264,7 @@ def main() -> None:
     weights = assets.find_weights(config)
     archive = build.build(config)
     http = through_http(config, archive)
-    rows = in_process(config, assets.prepare(config, weights, STORE / ".prepared"), weights)
+    rows = in_process(config, weights)
     document = {
         "model": arguments.model,
         "passport": passport(),
@@ -255,9 +272,10 @@ def main() -> None:
         "http": http,
         "in_process": rows,
     }
-    table = Table("batch", "tokens", *STEPS.values(), box=None)
+    steps = steps_of(document)
+    table = Table("batch", "tokens", *(STEPS[name] for name in steps), box=None)
     for row in rows:
-        table.add_row(str(row["batch"]), str(row["tokens"]), *(str(row["ms"][name]) for name in STEPS))
+        table.add_row(str(row["batch"]), str(row["tokens"]), *(str(row["ms"][name]) for name in steps))
     out.print(table)
     BENCHMARKS.mkdir(parents=True, exist_ok=True)
     for path in filter(None, (BENCHMARKS / "embedding.json", arguments.json)):

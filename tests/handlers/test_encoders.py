@@ -164,7 +164,8 @@ def test_an_artefact_for_another_cpu_is_not_loaded(
 ) -> None:
     other = next(level for level in fingerprint.LEVELS if level not in fingerprint.levels())
     (tmp_path / other).mkdir()
-    (tmp_path / other / fingerprint.PACKAGE_FILE).write_bytes(b"must not be read")
+    for name in (fingerprint.PACKAGE_FILE, fingerprint.LIBRARY_FILE, fingerprint.FINGERPRINT_FILE):
+        (tmp_path / other / name).write_bytes(b"must not be read")
     encoder, messages = load(spec_of(tiny_model), "aot", tmp_path, caplog)
     assert encoder.mode == "jit"
     assert f"cpu: built for {other}, here {LEVEL}" in messages[0]

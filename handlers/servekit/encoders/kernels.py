@@ -7,9 +7,11 @@ text's vector has the same bits in any batch. Knows nothing of text or requests.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from servekit.errors import UnusableArtefact
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-shared", "-fPIC", "-pthread", "-std=c++17", "-Wno-psabi", "-mprefer-vector-width=512")
+HUGE_PAGE = 2 << 20
 POOLINGS = {"mean": 0, "cls": 1, "max": 2}
 WORDS = "embeddings.word_embeddings.weight"
 
@@ -125,6 +128,8 @@ class Weights:
         if isinstance(shape, str):
             raise UnusableArtefact(f"{spec.name}: {shape}")
         self._panel, self._int8, self._kept = panel, spec.precision == "int8", list[Tensor]()
+        numbers = shape.layers * 2 * shape.hidden * (2 * shape.hidden + shape.ffn)
+        self._large = Arena(numbers * (1 if self._int8 else 4))
         self.first_position, self.max_length = shape.first_position, shape.positions - shape.first_position
         tensors = _Tensors(spec.model_dir)
         names = shape.names
@@ -171,11 +176,30 @@ class Weights:
         outputs, inputs = weight.shape
         if not self._int8:
             panels = weight.view(outputs // self._panel, self._panel, inputs).transpose(1, 2)
-            return _Linear(self._keep(panels), None, self._keep(bias), None)
+            return _Linear(self._large.copy(panels), None, self._keep(bias), None)
         scale = weight.abs().amax(1).clamp(min=1e-12) / 127
         whole = (weight / scale[:, None]).round().to(torch.int8)
         panels = whole.view(outputs // self._panel, self._panel, inputs // 4, 4).transpose(1, 2)
-        return _Linear(*map(self._keep, (panels, scale, bias, whole.sum(1, dtype=torch.int32))))
+        small = map(self._keep, (scale, bias, whole.sum(1, dtype=torch.int32)))
+        return _Linear(self._large.copy(panels), *small)
+
+
+class Arena:
+    """Memory for what every pass reads from end to end, in huge pages where there are any: it is read faster."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without them
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._bytes = np.frombuffer(self._memory, dtype=np.uint8)
+        self._used = -self._bytes.ctypes.data % HUGE_PAGE
+
+    def copy(self, tensor: Tensor) -> int:
+        """Take tensor's numbers in; returns where they lie. Raises ValueError when they do not fit."""
+        size, start = tensor.numel() * tensor.element_size(), self._used
+        self._bytes[start : start + size] = tensor.contiguous().view(-1).numpy().view(np.uint8)
+        self._used += size
+        return int(self._bytes.ctypes.data) + start
 
 
 class _Tensors:
