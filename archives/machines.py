@@ -17,7 +17,7 @@ from model_configs.schema import AnyModelConfig
 from servekit.fingerprint import FINGERPRINT_FILE
 from servekit.settings import EmbeddingSettings, Level
 
-SAME = ("torch", "model_sha256", "settings")
+SAME = ("torch", "model_sha256", "settings", "kernels")
 
 
 def compiled_for(config: AnyModelConfig, levels: Sequence[str]) -> AnyModelConfig:

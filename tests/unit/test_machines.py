@@ -13,7 +13,7 @@ from model_configs.errors import KitError
 from model_configs.schema import AnyModelConfig, load_model
 from servekit import fingerprint
 
-FITTING = {"torch": "2.13.0", "model_sha256": "a", "settings": "[]"}
+FITTING = {"torch": "2.13.0", "model_sha256": "a", "settings": "[]", "kernels": "k"}
 
 
 def prepared(folder: Path, **levels: dict[str, str]) -> Path:

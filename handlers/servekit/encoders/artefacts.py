@@ -30,6 +30,8 @@ def wanted_fingerprint(spec: EncoderSpec, level: str) -> dict[str, str]:
         "cpu": level,
         "model_sha256": fingerprint.model_sha256(spec.model_dir),
         "settings": spec.settings_key,
+        # A library is called by structures that both sides have to know alike.
+        "kernels": fingerprint.file_sha256(kernels.SOURCE),
     }
 
 
