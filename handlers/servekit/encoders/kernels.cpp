@@ -20,16 +20,13 @@
 #include <new>
 #include <sched.h>
 #include <thread>
-#if defined(__AVX2__)
 #include <immintrin.h>
-#endif
 
+// As many rows as leave two registers for the panel and one for the token's number.
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE_ROWS = 12;
-#elif defined(__AVX2__)
-constexpr int LANES = 8, TILE_ROWS = 6;
 #else
-constexpr int LANES = 4, TILE_ROWS = 12;
+constexpr int LANES = 8, TILE_ROWS = 6;
 #endif
 constexpr int PANEL = 2 * LANES;
 constexpr int BLOCK_ROWS = 144, ALONE_ROWS = 48;  // wanted in a block; fewest for each thread to have blocks of its own
@@ -161,14 +158,6 @@ static inline void tiles(const X* x, int64_t stride, int rows, const W* panel, i
     }
 }
 
-static inline void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
 // This process's threads beside the caller's. They wait awake for as long as a pass is soon followed by the next step
 // of it, then asleep: a server's other processes need the CPUs between passes.
 class Helpers {
@@ -181,7 +170,7 @@ class Helpers {
 
     void help(int own, unsigned seen) {
         for (;;) {
-            for (int spins = 0; spins < SPINS && round.load(std::memory_order_acquire) == seen; spins++) pause();
+            for (int spins = 0; spins < SPINS && round.load(std::memory_order_acquire) == seen; spins++) _mm_pause();
             std::unique_lock<std::mutex> lock(mutex);
             work_there.wait(lock, [&] { return round.load() != seen; });
             seen = round.load();
@@ -226,7 +215,7 @@ struct Team {
             return;
         }
         for (int spins = 0; round.load(std::memory_order_acquire) == own; spins++)
-            spins < 2000 ? pause() : (void)sched_yield();  // somebody else may have that thread's CPU
+            spins < 2000 ? _mm_pause() : (void)sched_yield();  // somebody else may have that thread's CPU
     }
 };
 
@@ -248,8 +237,9 @@ static void quantise(const float* x, int size, const Bytes& to, int row) {
     const float zero = std::nearbyint(-least * inverse);
     uint8_t* out = to.data + (int64_t)row * size;
     for (int i = 0; i < size; i += LANES) {
+        // Adding 1.5 * 2^23 rounds. At the ends that may be one too far, and would be the other end's byte.
         Floats v = load(x + i) * inverse + (zero + 12582912.0f);
-        Ints whole = ((Ints)smaller(v, all(12582912.0f + 255.0f))) & 0xff;
+        Ints whole = (Ints)larger(smaller(v, all(12582912.0f + 255.0f)), all(12582912.0f)) & 0xff;
 #if defined(__AVX512F__)
         _mm_storeu_si128((__m128i*)(out + i), _mm512_cvtepi32_epi8((__m512i)whole));
 #else
