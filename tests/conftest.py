@@ -52,3 +52,9 @@ def minilm_archive(minilm: AnyModelConfig) -> Archive:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that the encoder's kernels know."""
+    return make_tiny_model(tmp_path_factory.mktemp("wide") / "model", hidden=128)

@@ -88,8 +88,8 @@ class EmbeddingSettings(CpuSettings):
     max_batch_texts: PositiveInt = 32
     """Most texts in one forward pass; larger batches are split."""
     max_pass_tokens: PositiveInt = 1024
-    """Most tokens in one forward pass, so that what lies between two layers stays in the cache (not jit: its buckets
-    decide)."""
+    """Most tokens in one forward pass, so that what lies between two layers stays in the cache (not jit, whose buckets
+    decide, nor the kernels, which divide a pass themselves)."""
     max_padding: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of token slots in one forward pass that may be padding before the batch is split, where texts are not
     packed."""

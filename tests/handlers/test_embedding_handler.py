@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from archives.assets import QUANTISER
 from embedding_handler import EmbeddingHandler
 from model_configs import HANDLERS_DIR
-from servekit import pinning
+from servekit import fingerprint, pinning
 from servekit.cpu_plan import made_up_machine
+from servekit.encoders.families import INT8_LEVELS
 from tests.fakes.context import ask, make_context
 from tests.fakes.tiny_model import WORDS
 
@@ -62,25 +63,34 @@ MODES: dict[str, dict[str, Any]] = {
     "jit": {"mode": "jit", "batch_buckets": [4], "length_buckets": [32]},
     "bf16": {"mode": "aot", "require_artifacts": True, "precision": "bf16"},
     "int8": {"mode": "aot", "require_artifacts": True, "precision": "int8"},
+    "kernels": {"mode": "aot", "require_artifacts": True},
+    "kernels-int8": {"mode": "aot", "require_artifacts": True, "precision": "int8"},
 }
+QUICK = ("eager", "kernels", "kernels-int8")
+"""The others compile for half a minute."""
 IN_COMPANY = {"bf16": 0.02, "int8": 0.05}
-"""How far a text's numbers may be from those that it gets alone; 1e-5 for float32."""
+"""How far a text's numbers may be from those that it gets alone; 1e-5 for float32, nothing for the kernels."""
 
 
 @pytest.fixture(
-    scope="module", params=["eager", *(pytest.param(mode, marks=pytest.mark.slow) for mode in list(MODES)[1:])]
+    scope="module",
+    params=[pytest.param(mode, marks=() if mode in QUICK else pytest.mark.slow) for mode in MODES],
 )
 def served(
-    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tiny_model: Path, wide_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[EmbeddingHandler, Any]:
     folder = tmp_path_factory.mktemp("served")
-    (folder / "model").symlink_to(tiny_model)
+    by_kernels = request.param.startswith("kernels")
+    if by_kernels and not fingerprint.levels()[0] in INT8_LEVELS:
+        pytest.skip(f"the kernels' int8 is for {INT8_LEVELS}, this CPU is {fingerprint.levels()}")
+    model = wide_model if by_kernels else tiny_model
+    (folder / "model").symlink_to(model)
     (folder / "artefacts").mkdir()
     settings = EAGER | {"compile": MODES[request.param]}
     subprocess.run(
         [
             *(sys.executable, "-m", "servekit.encoders.build"),
-            *(str(tiny_model), str(folder / "artefacts"), "minilm", json.dumps(settings)),
+            *(str(model), str(folder / "artefacts"), "minilm", json.dumps(settings)),
         ],
         env={**os.environ, "PYTHONPATH": f"{HANDLERS_DIR}{os.pathsep}{QUANTISER}"},
         check=True,
@@ -88,11 +98,13 @@ def served(
     context = make_context(folder, {"handler": settings, "maxWorkers": 1})
     handler = EmbeddingHandler()
     handler.initialize(context)
-    assert handler.embedder.encoder.mode == MODES[request.param]["mode"]
+    assert handler.embedder.encoder.mode == ("kernels" if by_kernels else MODES[request.param]["mode"])
     return handler, context
 
 
 def tolerance(handler: EmbeddingHandler) -> float:
+    if handler.embedder.encoder.mode == "kernels":
+        return 0.0
     return IN_COMPANY.get(handler.settings.compile.precision, 1e-5)
 
 

@@ -30,11 +30,6 @@ LENGTHS = ((1,), (13,), (MAX_LENGTH,) * 4, (7, 3, 5), tuple(range(1, MAX_LENGTH 
 
 
 @pytest.fixture(scope="session")
-def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("wide"), hidden=WIDE)
-
-
-@pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A library for each kind of CPU that this one can be, and one that knows nothing of it."""
     folder = tmp_path_factory.mktemp("libraries")

@@ -20,6 +20,7 @@
 #include <new>
 #include <sched.h>
 #include <thread>
+#include <vector>
 #include <immintrin.h>
 
 // As many rows as leave two registers for the panel and one for the token's number.
@@ -165,7 +166,8 @@ class Helpers {
     std::mutex mutex, one_at_a_time;
     std::condition_variable work_there, all_done;
     const std::function<void(int)>* work = nullptr;
-    int started = 0, wanted = 0, left = 0;
+    std::vector<pthread_t> helpers;
+    int wanted = 0, left = 0, callers_cpu = -1;
     std::atomic<unsigned> round{0};
 
     void help(int own, unsigned seen) {
@@ -183,6 +185,16 @@ class Helpers {
         }
     }
 
+    // A helper that wakes on the caller's CPU starts when the caller waits for it: 3.8 ms in place of 1.3 for a short text.
+    void keep_off(int cpu) {
+        if (cpu == callers_cpu) return;
+        callers_cpu = cpu;
+        cpu_set_t allowed;
+        sched_getaffinity(0, sizeof allowed, &allowed);
+        if (CPU_COUNT(&allowed) > 1) CPU_CLR(cpu, &allowed);
+        for (pthread_t helper : helpers) pthread_setaffinity_np(helper, sizeof allowed, &allowed);
+    }
+
 public:
     // work(0) here, work(1) … work(threads - 1) by helpers; returns when all have.
     void together(int threads, const std::function<void(int)>& given) {
@@ -190,8 +202,13 @@ public:
         std::lock_guard<std::mutex> alone(one_at_a_time);
         {
             std::lock_guard<std::mutex> lock(mutex);
-            for (; started < threads - 1; started++)
-                std::thread(&Helpers::help, this, started + 1, round.load()).detach();
+            while ((int)helpers.size() < threads - 1) {
+                std::thread helper(&Helpers::help, this, (int)helpers.size() + 1, round.load());
+                helpers.push_back(helper.native_handle());
+                helper.detach();
+                callers_cpu = -1;
+            }
+            keep_off(sched_getcpu());
             work = &given, wanted = left = threads - 1;
             round++;
         }
