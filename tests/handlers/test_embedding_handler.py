@@ -81,7 +81,7 @@ def served(
 ) -> tuple[EmbeddingHandler, Any]:
     folder = tmp_path_factory.mktemp("served")
     by_kernels = request.param.startswith("kernels")
-    if by_kernels and not fingerprint.levels()[0] in INT8_LEVELS:
+    if by_kernels and fingerprint.levels()[0] not in INT8_LEVELS:
         pytest.skip(f"the kernels' int8 is for {INT8_LEVELS}, this CPU is {fingerprint.levels()}")
     model = wide_model if by_kernels else tiny_model
     (folder / "model").symlink_to(model)
