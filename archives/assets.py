@@ -32,7 +32,7 @@ SCRIPT_FILES = ("model.pt",)
 KEY_LENGTH = 16
 KEPT = 3
 # The program that makes a handler's golden answer and artefacts, and the sources that its outcome depends on.
-SHARED_SOURCES = ("servekit/aot.py", "servekit/fingerprint.py", "servekit/golden.py", "servekit/settings.py")
+SHARED_SOURCES = tuple(f"servekit/{name}.py" for name in ("aot", "fingerprint", "golden", "native", "settings"))
 _ENCODER = (
     "servekit.encoders.build",
     ("servekit/encoders/*.*", "servekit/quantise.py", *SHARED_SOURCES, "servekit/sentence_files.py"),

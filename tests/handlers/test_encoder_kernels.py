@@ -31,7 +31,7 @@ LENGTHS = ((1,), (13,), (MAX_LENGTH,) * 4, (7, 3, 5), tuple(range(1, MAX_LENGTH 
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A library for each kind of CPU that this one can be, and one that knows nothing of it."""
+    """A library for each kind of CPU that this one can be."""
     folder = tmp_path_factory.mktemp("libraries")
     found = {level: folder / f"{level}.so" for level in LEVELS}
     for level, library in found.items():

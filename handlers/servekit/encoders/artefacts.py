@@ -6,7 +6,6 @@ Each lies in a folder named after its kind of CPU (fingerprint.LEVELS) with a fi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -60,16 +59,15 @@ def build(spec: EncoderSpec, artefact: Path, level: str) -> None:
 
     level: the kernels are built for any, Inductor's package for one of fingerprint.levels().
     """
-    described: dict[str, Any] = {}
+    library = artefact / LIBRARY_FILE
     if reason := unfit(spec, level):
         log.info("%s: compiled by Inductor: for the kernels, %s", spec.name, reason)
-        described = aot.build(spec, artefact / PACKAGE_FILE, level)
     else:
-        kernels.build(artefact / LIBRARY_FILE, level)
-        if level in fingerprint.levels() and (problem := _wrong(spec, artefact / LIBRARY_FILE)):
-            log.warning("%s: compiled by Inductor: the kernels %s", spec.name, problem)
-            (artefact / LIBRARY_FILE).unlink()
-            described = aot.build(spec, artefact / PACKAGE_FILE, level)
+        kernels.build(library, level)
+        if level in fingerprint.levels() and (reason := _wrong(spec, library)):
+            log.warning("%s: compiled by Inductor: the kernels %s", spec.name, reason)
+            library.unlink()
+    described = aot.build(spec, artefact / PACKAGE_FILE, level) if reason else {}
     packages.write_fingerprint(artefact / FINGERPRINT_FILE, {**wanted_fingerprint(spec, level), **described})
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +21,7 @@ from servekit.encoders.families import ACTIVATIONS, LEVEL_FLAGS, read_shape
 from servekit.encoders.module import EncoderSpec
 from servekit.encoders.rows import Ids
 from servekit.errors import UnusableArtefact
+from servekit.native import build_library
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-shared", "-fPIC", "-pthread", "-std=c++17", "-Wno-psabi", "-mprefer-vector-width=512")
@@ -64,11 +63,7 @@ class _Model(ctypes.Structure):
 
 def build(library: Path, level: str) -> None:
     """Compile for a kind of CPU, which need not be this one. Raises RuntimeError with the compiler's words."""
-    compiler = os.environ.get("CXX", "g++")
-    command = [compiler, *LEVEL_FLAGS[level], *FLAGS, str(SOURCE), "-o", str(library)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{compiler} cannot build {SOURCE.name}:\n{result.stderr[-2000:]}")
+    build_library(SOURCE, library, (*LEVEL_FLAGS[level], *FLAGS))
 
 
 class KernelsEncoder:
@@ -86,13 +81,14 @@ class KernelsEncoder:
 
     def __call__(self, texts: Ids) -> Tensor:
         weights = self._weights
+        lengths = [len(text) for text in texts]
         starts = np.zeros(len(texts) + 1, dtype=np.int32)
-        np.cumsum([len(text) for text in texts], out=starts[1:])
+        np.cumsum(lengths, out=starts[1:])
         ids = np.fromiter((token for text in texts for token in text), dtype=np.int64, count=int(starts[-1]))
         # The library reads where it is told to: what is out of range would be another's memory.
-        if ids.min() < 0 or ids.max() >= weights.vocabulary or np.diff(starts).max() > weights.max_length:
+        if ids.min() < 0 or ids.max() >= weights.vocabulary or max(lengths) > weights.max_length:
             raise IndexError(
-                f"token ids from {ids.min()} to {ids.max()}, texts of up to {np.diff(starts).max()} tokens: "
+                f"token ids from {ids.min()} to {ids.max()}, texts of up to {max(lengths)} tokens: "
                 f"the model has {weights.vocabulary} and {weights.max_length}"
             )
         vectors = torch.empty(len(texts), weights.model.hidden)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from servekit import fingerprint
 from servekit.engines.llama import Linear, Llama
+from servekit.native import build_library
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 LIBRARY = "kernels.so"
@@ -74,11 +73,7 @@ def mismatch(folder: Path) -> str:
 
 def build(folder: Path, march: str = "native") -> None:
     """Compile into folder, with a fingerprint. Takes 7 s. Raises RuntimeError with the compiler's words."""
-    compiler = os.environ.get("CXX", "g++")
-    command = [compiler, f"-march={march}", *FLAGS, str(SOURCE), "-o", str(folder / LIBRARY)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise RuntimeError(f"{compiler} cannot build {SOURCE.name}:\n{result.stderr[-2000:]}")
+    build_library(SOURCE, folder / LIBRARY, (f"-march={march}", *FLAGS))
     (folder / "kernels.json").write_text(json.dumps(fingerprint_here(), indent=2) + "\n")
 
 
